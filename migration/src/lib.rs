@@ -1,7 +1,20 @@
-//! Transfer: snapshot files and live migration.
+//! Transfer: saving, restoring and moving a machine are one operation with different endpoints.
+//!
+//! What lives here: the records and the phases that every transfer is made of ([`record`], [`phases`]), what is said
+//! about a machine before its contents ([`hello`], [`header`], [`manifest`]), what the engine needs of a machine (`vm`),
+//! snapshot files and live migration. What does not: which accelerator runs the guest, and what the monitor says about it.
 
 pub mod cancel;
+mod cbor;
 pub mod channel;
+pub mod header;
+pub mod hello;
+pub mod ident;
 pub mod listener;
+pub mod manifest;
+pub mod phases;
+pub mod record;
 pub mod switchover;
 pub mod uri;
+
+pub use cbor::CborError;

@@ -1,0 +1,238 @@
+//! What a transfer needs of a virtual machine, and nothing else: the two sides are traits, so that the engine moves
+//! whatever keeps these promises (the VM of `vmm`, or the fake one of the tests).
+//!
+//! A transfer reads a [`SourceVm`], describes it as an [`Offer`], and has a [`DestinationFactory`] turn that into a
+//! [`DestinationVm`]. Endpoints (file, TCP, unix socket) do not show here.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use hw::memory::RamBlock;
+use vmstate::qom::sections::{IncomingSection, SectionSchema};
+use vmstate::state::Section;
+
+pub use crate::header::{Header, Identity, Parent};
+pub use crate::manifest::{
+    BootPayload, CpuModel, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe, UserObject,
+};
+
+/// All that is said about a machine before a byte of its RAM moves.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Identities and features.
+    pub header: Header,
+    /// What to build.
+    pub recipe: Recipe,
+    /// What should then stand there.
+    pub inventory: Inventory,
+    /// The writer's description of every section that can follow.
+    pub schemas: Vec<SectionSchema>,
+}
+
+/// What a destination found when it compared an [`Offer`] with itself and its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PreflightReport {
+    /// Why the machine cannot be taken; none means that it can.
+    pub refusals: Vec<Finding>,
+    /// What has to hold of values that are known only later (an optional subsection, a field with a non-default value).
+    pub conditions: Vec<Finding>,
+    /// What differs without standing in the way.
+    pub notes: Vec<Finding>,
+}
+
+impl PreflightReport {
+    /// Whether nothing known so far stands in the way.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.refusals.is_empty()
+    }
+}
+
+impl fmt::Display for PreflightReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, finding) in self.refusals.iter().enumerate() {
+            write!(f, "{}{finding}", if position == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// One difference, named so that a user can act on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about: an object's path and field, `cpu`, `machine`, `memory`.
+    pub subject: String,
+    /// What differs, and what to do about it.
+    pub because: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.because)
+    }
+}
+
+/// What a VM answers when it cannot do what a transfer asks of it. The texts are for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The VM is not in a state in which this can be done.
+    #[error("the VM cannot {operation}: {because}")]
+    Refused {
+        /// What was asked, as a verb phrase.
+        operation: &'static str,
+        /// Why not.
+        because: String,
+    },
+    /// The accelerator failed, or refused a value.
+    #[error("the accelerator cannot {operation}: {because}")]
+    Accelerator {
+        /// What was asked, as a verb phrase.
+        operation: &'static str,
+        /// The call, the register and the kernel's answer.
+        because: String,
+    },
+    /// An object's state cannot be saved or loaded.
+    #[error("the state of {path}: {because}")]
+    State {
+        /// The object's canonical path.
+        path: String,
+        /// The field, the values and the reason.
+        because: String,
+    },
+    /// A RAM block cannot be made, read or written.
+    #[error("RAM block {block}: {because}")]
+    Memory {
+        /// The block's name.
+        block: String,
+        /// What failed.
+        because: String,
+    },
+    /// The machine cannot be built here.
+    #[error("{subject}: {because}")]
+    Build {
+        /// The object, option or resource.
+        subject: String,
+        /// Why not, and what to do about it.
+        because: String,
+    },
+}
+
+/// Where the RAM of a destination comes from.
+#[derive(Debug)]
+pub enum RamSource {
+    /// Empty blocks, which the engine fills before [`DestinationVm::load`].
+    Fresh,
+    /// Private maps over a snapshot file: a write of the guest never reaches the file, and nothing is read before it is used.
+    PrivateFile(Vec<FileBlock>),
+}
+
+/// Where one RAM block lies in a file.
+#[derive(Clone, Debug)]
+pub struct FileBlock {
+    /// The block's name, as in [`RamBlockRecipe`].
+    pub name: String,
+    /// The file, open for reading.
+    pub file: Arc<File>,
+    /// Where in it the block begins; aligned for huge pages.
+    pub offset: u64,
+    /// The block's size in bytes.
+    pub size: u64,
+}
+
+/// A machine that can be saved or sent.
+///
+/// Whoever drives a transfer calls these in the order of its phases; a failed call leaves the machine as it was before.
+pub trait SourceVm: Send + Sync {
+    /// Who this is.
+    fn identity(&self) -> Identity;
+    /// What to build it from. Constant while the machine lives, but for objects added by the user.
+    fn recipe(&self) -> Recipe;
+    /// The tree as it stands.
+    fn inventory(&self) -> Inventory;
+    /// The maximal schema of every section that this machine can have.
+    fn schemas(&self) -> Vec<SectionSchema>;
+    /// Every RAM block, boot payload included, in the order of the recipe.
+    fn ram(&self) -> Vec<Arc<RamBlock>>;
+
+    /// Starts logging writes of the guest for the migration client; all pages count as dirty from here.
+    ///
+    /// # Errors
+    ///
+    /// The accelerator cannot log; no slot is then left logging.
+    fn dirty_log_start(&self) -> Result<(), VmError>;
+    /// Brings what was written since the last call into the blocks' bitmaps.
+    ///
+    /// # Errors
+    ///
+    /// The accelerator failed; the log has to be taken as lost, and the transfer with it.
+    fn dirty_log_sync(&self) -> Result<(), VmError>;
+    /// Re-arms logging for bytes `range` of `block`, just before they are read for sending.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::dirty_log_sync`].
+    fn dirty_log_clear(&self, block: &RamBlock, range: Range<u64>) -> Result<(), VmError>;
+    /// Ends logging. May be called when none runs.
+    fn dirty_log_stop(&self);
+
+    /// Takes all vCPUs out of the guest and reads the accelerator's state into the objects, once. Afterwards nothing
+    /// writes RAM or state until [`Self::resume`]. Pausing a paused machine does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The machine runs on (or stays paused, if it was).
+    fn pause(&self) -> Result<(), VmError>;
+    /// The state of every object, from the objects alone: asked twice in one pause, it answers the same.
+    ///
+    /// # Errors
+    ///
+    /// An object refuses to be saved; the machine stays paused.
+    fn sections(&self) -> Result<Vec<Section>, VmError>;
+    /// Undoes [`Self::pause`]: runs on if the machine ran before it, from the instant at which it was paused.
+    ///
+    /// # Errors
+    ///
+    /// The accelerator refuses; the machine stays paused and says so.
+    fn resume(&self) -> Result<(), VmError>;
+
+    /// The receiver runs the guest: this one never will again, and its process may end. `to` says where it went.
+    fn handed_over(&self, to: &str);
+    /// *Go* was said and *running* never came: keep the guest whole and paused until the user resolves it.
+    fn undecided(&self);
+}
+
+/// Makes machines from offers. It holds what the host adds: the accelerator, limits, the mapping of host resources.
+pub trait DestinationFactory: Send + Sync {
+    /// The machine that it makes. The engine hands it back as it is, so that the caller need not cast.
+    type Vm: DestinationVm;
+
+    /// Compares an offer with what this build and this host can take, without allocating the guest.
+    fn preflight(&self, offer: &Offer) -> PreflightReport;
+    /// Builds the machine of the offer's recipe, with nothing loaded and nothing running.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot stand here; nothing is left behind.
+    fn build(&self, offer: &Offer, ram: RamSource) -> Result<Self::Vm, VmError>;
+}
+
+/// A machine that was built from an offer and waits for its contents. Dropping it leaves nothing behind.
+pub trait DestinationVm: Send {
+    /// Every RAM block, in the order of the recipe.
+    fn ram(&self) -> Vec<Arc<RamBlock>>;
+    /// Puts every section into the objects and the accelerator, after all of them were found valid. RAM is complete by
+    /// now. Nothing runs afterwards.
+    ///
+    /// # Errors
+    ///
+    /// The section and field that cannot be loaded. The machine is then of no use and is dropped.
+    fn load(&mut self, sections: Vec<IncomingSection>) -> Result<(), VmError>;
+    /// Lets the guest run (or stand paused, where that was asked of the factory).
+    ///
+    /// # Errors
+    ///
+    /// The accelerator refuses; no instruction has run.
+    fn run(&mut self) -> Result<(), VmError>;
+}
