@@ -84,7 +84,11 @@ impl CancelToken {
 
     /// Makes `wanted` the decision if none was made, and returns the decision that holds.
     fn decide(&self, wanted: u8) -> u8 {
-        match self.0.decision.compare_exchange(OPEN, wanted, Ordering::AcqRel, Ordering::Acquire) {
+        match self
+            .0
+            .decision
+            .compare_exchange(OPEN, wanted, Ordering::AcqRel, Ordering::Acquire)
+        {
             Ok(_) => wanted,
             Err(standing) => standing,
         }

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    sockopt,
 };
 
 use crate::cancel::CancelToken;
@@ -107,10 +108,12 @@ impl Channel {
                 .map_err(ChannelError::from)
                 .and_then(|address| Self::connect_one(AddressFamily::UNIX, &address, &cancel, patience)),
             Uri::Tcp { host, port } => {
-                let addresses = (host.as_str(), *port).to_socket_addrs().map_err(|source| ConnectError::Resolve {
-                    uri: uri.clone(),
-                    source,
-                })?;
+                let addresses = (host.as_str(), *port)
+                    .to_socket_addrs()
+                    .map_err(|source| ConnectError::Resolve {
+                        uri: uri.clone(),
+                        source,
+                    })?;
                 let mut answer = Err(ChannelError::Io(io::ErrorKind::NotFound.into()));
                 for address in addresses {
                     answer = Self::connect_one(family(&address), &address, &cancel, patience);
@@ -177,7 +180,10 @@ impl Channel {
     pub fn pair(cancel: [CancelToken; 2], patience: Patience) -> Result<(Self, Self), ChannelError> {
         let (near, far) = UnixStream::pair().map_err(ChannelError::Io)?;
         let [first, second] = cancel;
-        Ok((Self::over(near.into(), first, patience)?, Self::over(far.into(), second, patience)?))
+        Ok((
+            Self::over(near.into(), first, patience)?,
+            Self::over(far.into(), second, patience)?,
+        ))
     }
 
     /// Sets how long the calls that follow wait.
@@ -301,7 +307,11 @@ impl Channel {
     }
 
     fn check_cancelled(&self) -> Result<(), ChannelError> {
-        if self.cancel.is_cancelled() { Err(ChannelError::Cancelled) } else { Ok(()) }
+        if self.cancel.is_cancelled() {
+            Err(ChannelError::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 
     fn wait(&self, wanted: PollFlags) -> Result<(), ChannelError> {
@@ -341,7 +351,11 @@ pub(crate) fn wait_for(
 }
 
 fn family(address: &SocketAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+    if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    }
 }
 
 #[expect(clippy::as_conversions, reason = "usize has no more than 64 bits where Tern runs")]
@@ -381,7 +395,10 @@ mod tests {
             far.receive(&mut got).expect("a live peer");
             assert_eq!((&got[..2], got[2], got[got.len() - 1]), (&b"ab"[..], 7, b'z'));
         });
-        assert_eq!((near.sent(), far.received()), (as_u64(long.len()) + 3, as_u64(long.len()) + 3));
+        assert_eq!(
+            (near.sent(), far.received()),
+            (as_u64(long.len()) + 3, as_u64(long.len()) + 3)
+        );
     }
 
     #[test]
@@ -435,14 +452,24 @@ mod tests {
         thread::scope(|scope| {
             let waiting = scope.spawn(|| near.receive(&mut [0]));
             token.cancel().expect("nothing is committed");
-            assert!(matches!(waiting.join().expect("no panic"), Err(ChannelError::Cancelled)));
+            assert!(matches!(
+                waiting.join().expect("no panic"),
+                Err(ChannelError::Cancelled)
+            ));
         });
     }
 
     #[test]
     fn nobody_listening_is_said_with_the_address() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        for uri in [format!("tcp:127.0.0.1:{free}"), "unix:/nonexistent/socket".into(), "file:/tmp/x".into()] {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a port")
+            .port();
+        for uri in [
+            format!("tcp:127.0.0.1:{free}"),
+            "unix:/nonexistent/socket".into(),
+            "file:/tmp/x".into(),
+        ] {
             let error = Channel::connect(&uri.parse().expect("a URI"), token(), LONG).expect_err("nobody is there");
             assert!(error.to_string().starts_with(&uri), "{error}");
         }

@@ -245,7 +245,10 @@ mod tests {
     fn an_address_in_use_is_named() {
         let first = Listener::bind(&uri("tcp:127.0.0.1:0"), Reach::Loopback).expect("a port");
         let error = Listener::bind(first.local_uri(), Reach::Loopback).expect_err("taken");
-        assert!(matches!(&error, BindError::InUse(taken) if taken == first.local_uri()), "{error}");
+        assert!(
+            matches!(&error, BindError::InUse(taken) if taken == first.local_uri()),
+            "{error}"
+        );
 
         let path = temporary("in-use");
         let _first = Listener::bind(&Uri::Unix(path.clone()), Reach::Loopback).expect("a path");
@@ -284,7 +287,10 @@ mod tests {
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| listener.accept(&cancel, PATIENCE));
             cancel.cancel().expect("nothing is committed");
-            assert!(matches!(waiting.join().expect("no panic"), Err(ChannelError::Cancelled)));
+            assert!(matches!(
+                waiting.join().expect("no panic"),
+                Err(ChannelError::Cancelled)
+            ));
         });
     }
 }

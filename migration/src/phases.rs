@@ -12,7 +12,8 @@
 //!           Header, Schemas, Manifest  -------------------->
 //!           Preflight    <----------------------------------  the verdict, before a byte of RAM
 //!           Rounds       RAM*, end of round  -------------->  (<--- round received)
-//!           Sections     RAM*, section*, end of sections -->  the guest is paused
+//!           Pause        pause, RAM*, end of round  -------->  the guest stands still from here
+//!           Sections     section*, end of sections  -------->
 //!           Ready        <----------------------------------  everything is loaded and verified
 //!           Go           ---------------------------------->  from here the source never runs by itself
 //!           Running      <----------------------------------  the guest lives there
@@ -57,7 +58,9 @@ pub enum Phase {
     Preflight,
     /// RAM, with the guest running.
     Rounds,
-    /// What is left of RAM, and device state, with the guest paused.
+    /// What is left of RAM, with the guest paused.
+    Pause,
+    /// Device state.
     Sections,
     /// A file's index.
     Index,
@@ -73,7 +76,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Hello,
         Self::HelloBack,
         Self::Header,
@@ -81,6 +84,7 @@ impl Phase {
         Self::Manifest,
         Self::Preflight,
         Self::Rounds,
+        Self::Pause,
         Self::Sections,
         Self::Index,
         Self::Ready,
@@ -107,6 +111,7 @@ impl fmt::Display for Phase {
             Self::Manifest => "manifest",
             Self::Preflight => "preflight",
             Self::Rounds => "rounds",
+            Self::Pause => "pause",
             Self::Sections => "device state",
             Self::Index => "index",
             Self::Ready => "ready",
@@ -169,7 +174,9 @@ pub const TABLE: &[Row] = {
         row(Precopy, Phase::Rounds, Source, RecordKind::Ram, Phase::Rounds),
         row(Precopy, Phase::Rounds, Source, RecordKind::RoundEnd, Phase::Rounds),
         row(Precopy, Phase::Rounds, Destination, RecordKind::RoundAck, Phase::Rounds),
-        row(Precopy, Phase::Rounds, Source, RecordKind::Section, Phase::Sections),
+        row(Precopy, Phase::Rounds, Source, RecordKind::Pause, Phase::Pause),
+        row(Precopy, Phase::Pause, Source, RecordKind::Ram, Phase::Pause),
+        row(Precopy, Phase::Pause, Source, RecordKind::RoundEnd, Phase::Sections),
         row(Precopy, Phase::Sections, Source, RecordKind::Section, Phase::Sections),
         row(Precopy, Phase::Sections, Source, RecordKind::SectionsEnd, Phase::Ready),
         row(Precopy, Phase::Ready, Destination, RecordKind::Ready, Phase::Go),
@@ -275,6 +282,8 @@ mod tests {
             (Side::Source, RecordKind::Manifest),
             (Side::Destination, RecordKind::Preflight),
             (Side::Source, RecordKind::Ram),
+            (Side::Source, RecordKind::Pause),
+            (Side::Source, RecordKind::RoundEnd),
             (Side::Source, RecordKind::Section),
             (Side::Source, RecordKind::SectionsEnd),
         ] {

@@ -61,11 +61,13 @@ pub enum RecordKind {
     Abort = 21,
     /// The sender of this is alive.
     Heartbeat = 22,
+    /// The source pauses the guest now.
+    Pause = 23,
 }
 
 impl RecordKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Hello,
         Self::Header,
         Self::Schemas,
@@ -83,6 +85,7 @@ impl RecordKind {
         Self::Running,
         Self::Abort,
         Self::Heartbeat,
+        Self::Pause,
     ];
 
     /// The number on the wire.
@@ -103,7 +106,7 @@ impl RecordKind {
     pub const fn max_payload(self) -> u32 {
         match self {
             Self::SectionsEnd | Self::Trailer | Self::RoundEnd | Self::RoundAck => 64,
-            Self::Ready | Self::Go | Self::Running | Self::Heartbeat => 256,
+            Self::Ready | Self::Go | Self::Running | Self::Heartbeat | Self::Pause => 256,
             Self::Hello | Self::Abort => 4 << 10,
             Self::Header => 64 << 10,
             Self::Preflight => 1 << 20,
@@ -135,6 +138,7 @@ impl fmt::Display for RecordKind {
             Self::Running => "running",
             Self::Abort => "abort",
             Self::Heartbeat => "heartbeat",
+            Self::Pause => "pause",
         })
     }
 }

@@ -50,7 +50,9 @@ impl FromStr for Uri {
 fn parse_tcp(text: &str) -> Result<Uri, &'static str> {
     let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
     let host = match host.strip_prefix('[') {
-        Some(open) => open.strip_suffix(']').ok_or("the bracket of the address is not closed")?,
+        Some(open) => open
+            .strip_suffix(']')
+            .ok_or("the bracket of the address is not closed")?,
         None if host.contains(':') => return Err("an IPv6 address goes into brackets, as in tcp:[::1]:4444"),
         None => host,
     };
