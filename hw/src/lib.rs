@@ -1,1 +1,2 @@
 //! hw
+pub mod memory;
