@@ -1,0 +1,558 @@
+//! `derive(VmState)` and `derive(VmEnum)`.
+//!
+//! What the attributes mean is documented where `vmstate` re-exports the derives. Here they are parsed, mistakes are
+//! reported at the attribute that makes them, and code is written that calls `vmstate::state::derived`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::ext::IdentExt;
+use syn::meta::ParseNestedMeta;
+use syn::{
+    Attribute, Data, DeriveInput, Error, Expr, Field, Fields, GenericArgument, Ident, LitInt, LitStr, Path,
+    PathArguments, Result, Type,
+};
+
+/// Writes the impls of `VmState` and `VmField` for a struct.
+pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
+    refuse_generics(input)?;
+    let Data::Struct(data) = &input.data else {
+        return Err(Error::new_spanned(&input.ident, "VmState is for structs; a fieldless enum derives VmEnum"));
+    };
+    let members = match &data.fields {
+        Fields::Named(fields) => &fields.named,
+        _ => return Err(Error::new_spanned(&input.ident, "a VmState struct has named fields: they are its wire names")),
+    };
+    let container = Container::parse(input)?;
+    let fields = members.iter().map(|field| Member::parse(field, &container)).collect::<Result<Vec<_>>>()?;
+    refuse_duplicates(&fields)?;
+
+    let ident = &input.ident;
+    let Container { name, version, minimum_version, priority } = &container;
+    let schemas = fields.iter().filter_map(Member::field_schema);
+    let subsections = fields.iter().filter_map(Member::subsection_schema);
+    let puts: TokenStream = fields.iter().map(Member::put).collect();
+    let mutable = (!puts.is_empty()).then(|| quote!(mut));
+    let takes = fields.iter().map(Member::take);
+    Ok(quote! {
+        #[automatically_derived]
+        impl ::vmstate::state::VmState for #ident {
+            const NAME: &'static str = #name;
+
+            fn schema() -> &'static ::vmstate::state::Schema {
+                static SCHEMA: ::std::sync::OnceLock<::vmstate::state::Schema> = ::std::sync::OnceLock::new();
+                SCHEMA.get_or_init(|| ::vmstate::state::derived::schema(::vmstate::state::Description {
+                    name: ::vmstate::state::Name::from(#name),
+                    version: #version,
+                    minimum_version: #minimum_version,
+                    priority: #priority,
+                    fields: ::std::vec![#(#schemas),*],
+                    subsections: ::std::vec![#(#subsections),*],
+                }))
+            }
+
+            fn to_value(&self) -> ::vmstate::state::StructValue {
+                let #mutable value = ::vmstate::state::StructValue::new(#version);
+                #puts
+                value
+            }
+
+            fn from_value(
+                value: &::vmstate::state::StructValue,
+            ) -> ::std::result::Result<Self, ::vmstate::state::StateError> {
+                ::vmstate::state::derived::check_version::<Self>(value)?;
+                ::std::result::Result::Ok(Self { #(#takes),* })
+            }
+        }
+
+        #[automatically_derived]
+        impl ::vmstate::state::VmField for #ident {
+            fn wire_type() -> ::vmstate::state::WireType {
+                ::vmstate::state::derived::struct_wire_type::<Self>()
+            }
+
+            fn to_value(&self) -> ::vmstate::state::Value {
+                ::vmstate::state::Value::Struct(::vmstate::state::VmState::to_value(self))
+            }
+
+            fn from_value(
+                value: &::vmstate::state::Value,
+            ) -> ::std::result::Result<Self, ::vmstate::state::StateError> {
+                ::vmstate::state::derived::struct_from_value(value)
+            }
+        }
+    })
+}
+
+/// Writes the impls of `VmEnum` and `VmField` for a fieldless enum.
+pub(crate) fn derive_enum(input: &DeriveInput) -> Result<TokenStream> {
+    refuse_generics(input)?;
+    let Data::Enum(data) = &input.data else {
+        return Err(Error::new_spanned(&input.ident, "VmEnum is for fieldless enums; a struct derives VmState"));
+    };
+    if data.variants.is_empty() {
+        return Err(Error::new_spanned(&input.ident, "an enum without variants has no values to save"));
+    }
+    let (mut idents, mut names) = (Vec::new(), Vec::<LitStr>::new());
+    for variant in &data.variants {
+        if !matches!(variant.fields, Fields::Unit) {
+            return Err(Error::new_spanned(variant, "a variant with fields cannot be saved; use a struct beside the enum"));
+        }
+        let mut name = None;
+        each_attribute(&variant.attrs, &mut |meta| match () {
+            () if meta.path.is_ident("name") => set(&mut name, &meta, literal_name(&meta)?),
+            () => Err(meta.error("unknown attribute; a variant may have `name = \"...\"`")),
+        })?;
+        let name = name.unwrap_or_else(|| LitStr::new(&kebab_case(&variant.ident), variant.ident.span()));
+        if names.iter().any(|other| other.value() == name.value()) {
+            return Err(Error::new(name.span(), format!("two variants are named `{}`", name.value())));
+        }
+        idents.push(&variant.ident);
+        names.push(name);
+    }
+    let ident = &input.ident;
+    Ok(quote! {
+        #[automatically_derived]
+        impl ::vmstate::state::VmEnum for #ident {
+            const VARIANTS: &'static [&'static str] = &[#(#names),*];
+
+            fn variant(&self) -> &'static str {
+                match self { #(Self::#idents => #names),* }
+            }
+
+            fn from_variant(name: &str) -> ::std::option::Option<Self> {
+                match name {
+                    #(#names => ::std::option::Option::Some(Self::#idents),)*
+                    _ => ::std::option::Option::None,
+                }
+            }
+        }
+
+        #[automatically_derived]
+        impl ::vmstate::state::VmField for #ident {
+            fn wire_type() -> ::vmstate::state::WireType {
+                ::vmstate::state::derived::enum_wire_type::<Self>()
+            }
+
+            fn to_value(&self) -> ::vmstate::state::Value {
+                ::vmstate::state::derived::enum_to_value(self)
+            }
+
+            fn from_value(
+                value: &::vmstate::state::Value,
+            ) -> ::std::result::Result<Self, ::vmstate::state::StateError> {
+                ::vmstate::state::derived::enum_from_value(value)
+            }
+        }
+    })
+}
+
+/// What the attributes of the struct say.
+struct Container {
+    name: LitStr,
+    version: u32,
+    minimum_version: u32,
+    priority: Expr,
+}
+
+impl Container {
+    fn parse(input: &DeriveInput) -> Result<Self> {
+        let (mut name, mut version, mut minimum_version, mut priority) = (None, None, None, None);
+        each_attribute(&input.attrs, &mut |meta| match () {
+            () if meta.path.is_ident("name") => set(&mut name, &meta, meta.value()?.parse::<LitStr>()?),
+            () if meta.path.is_ident("version") => set(&mut version, &meta, number(&meta)?),
+            () if meta.path.is_ident("minimum_version") => set(&mut minimum_version, &meta, number(&meta)?),
+            () if meta.path.is_ident("priority") => set(&mut priority, &meta, meta.value()?.parse()?),
+            () => Err(meta.error("unknown attribute; a struct may have name, version, minimum_version, priority")),
+        })?;
+        let version = version.unwrap_or(1);
+        let minimum_version = minimum_version.unwrap_or(1);
+        if !(1..=version).contains(&minimum_version) {
+            return Err(Error::new_spanned(
+                &input.ident,
+                format!("versions start at 1, and minimum_version ({minimum_version}) is at most version ({version})"),
+            ));
+        }
+        Ok(Self {
+            name: name.unwrap_or_else(|| LitStr::new(&kebab_case(&input.ident), input.ident.span())),
+            version,
+            minimum_version,
+            priority: priority.unwrap_or_else(|| syn::parse_quote!(0)),
+        })
+    }
+}
+
+/// One field of the struct, and what becomes of it.
+struct Member<'a> {
+    ident: &'a Ident,
+    name: LitStr,
+    role: Role<'a>,
+}
+
+enum Role<'a> {
+    /// A field of the description.
+    Described(Described<'a>),
+    /// A subsection of the description, sent always or when a function of the struct says so.
+    Subsection { ty: &'a Type, needed: Option<Path> },
+    /// No state: made anew when a value is loaded.
+    Skipped,
+}
+
+struct Described<'a> {
+    /// The type that is written: of a field that may be absent, what its option holds.
+    ty: &'a Type,
+    max: Option<Expr>,
+    since: u32,
+    until: Option<u32>,
+    may_be_absent: bool,
+    default: Option<Expr>,
+}
+
+/// The attributes of a field, as they are written.
+#[derive(Default)]
+struct Marks {
+    name: Option<LitStr>,
+    since: Option<u32>,
+    until: Option<u32>,
+    default: Option<Option<Expr>>,
+    may_be_absent: Option<()>,
+    max: Option<Expr>,
+    subsection: Option<Option<Path>>,
+    skip: Option<()>,
+}
+
+impl Marks {
+    fn parse(field: &Field) -> Result<Self> {
+        let mut marks = Self::default();
+        each_attribute(&field.attrs, &mut |meta| match () {
+            () if meta.path.is_ident("name") => set(&mut marks.name, &meta, literal_name(&meta)?),
+            () if meta.path.is_ident("since") => set(&mut marks.since, &meta, number(&meta)?),
+            () if meta.path.is_ident("until") => set(&mut marks.until, &meta, number(&meta)?),
+            () if meta.path.is_ident("max") => set(&mut marks.max, &meta, meta.value()?.parse()?),
+            () if meta.path.is_ident("may_be_absent") => set(&mut marks.may_be_absent, &meta, ()),
+            () if meta.path.is_ident("default") => {
+                let given = meta.input.peek(syn::Token![=]);
+                let default = if given { Some(meta.value()?.parse()?) } else { None };
+                set(&mut marks.default, &meta, default)
+            }
+            () if meta.path.is_ident("subsection") => {
+                let mut needed = None;
+                if meta.input.peek(syn::token::Paren) {
+                    meta.parse_nested_meta(|inner| match () {
+                        () if inner.path.is_ident("needed") => set(&mut needed, &inner, inner.value()?.parse()?),
+                        () => Err(inner.error("a subsection may have `needed = path::to::function`")),
+                    })?;
+                }
+                set(&mut marks.subsection, &meta, needed)
+            }
+            () if meta.path.is_ident("skip") => {
+                let mut reason = None;
+                meta.parse_nested_meta(|inner| match () {
+                    () if inner.path.is_ident("reason") => {
+                        set(&mut reason, &inner, inner.value()?.parse::<LitStr>()?)
+                    }
+                    () => Err(inner.error("to skip a field takes `reason = \"...\"` and nothing else")),
+                })?;
+                if reason.is_none_or(|reason| reason.value().trim().is_empty()) {
+                    return Err(meta.error("why is this field no state? say `skip(reason = \"...\")`"));
+                }
+                set(&mut marks.skip, &meta, ())
+            }
+            () => Err(meta.error(
+                "unknown attribute; a field may have name, since, until, default, may_be_absent, max, subsection, skip",
+            )),
+        })?;
+        Ok(marks)
+    }
+
+    /// Whether anything is said that only makes sense for a field of the description.
+    fn describe_a_field(&self) -> bool {
+        let versions = self.since.is_some() || self.until.is_some();
+        versions || self.default.is_some() || self.may_be_absent.is_some() || self.max.is_some()
+    }
+}
+
+impl<'a> Member<'a> {
+    fn parse(field: &'a Field, container: &Container) -> Result<Self> {
+        let ident = field.ident.as_ref().ok_or_else(|| Error::new_spanned(field, "a field without a name"))?;
+        let marks = Marks::parse(field)?;
+        let name = marks.name.clone().unwrap_or_else(|| LitStr::new(&ident.unraw().to_string(), ident.span()));
+        let role = match (&marks.skip, &marks.subsection) {
+            (None, None) => Role::Described(Described::new(field, &marks, container)?),
+            _ if marks.describe_a_field() => {
+                return Err(Error::new_spanned(ident, "this attribute is not possible with `skip` or `subsection`"));
+            }
+            (Some(()), None) => Role::Skipped,
+            (None, Some(needed)) => Role::Subsection { ty: &field.ty, needed: needed.clone() },
+            (Some(()), Some(_)) => {
+                return Err(Error::new_spanned(ident, "a field cannot be skipped and a subsection at once"));
+            }
+        };
+        Ok(Self { ident, name, role })
+    }
+
+    fn field_schema(&self) -> Option<TokenStream> {
+        let Role::Described(field) = &self.role else { return None };
+        let (name, ty, form) = (&self.name, field.ty, field.form());
+        let constructor = if field.may_be_absent { quote!(absentable_field) } else { quote!(field) };
+        let base = quote!(::vmstate::state::derived::#constructor::<#form, #ty>(#name));
+        let mut changes = Vec::new();
+        let since = field.since;
+        if since > 1 {
+            changes.push(quote!(since: #since));
+        }
+        if let Some(until) = field.until {
+            changes.push(quote!(until: ::std::option::Option::Some(#until)));
+        }
+        if let Some(default) = &field.default {
+            changes.push(quote!(default: ::std::option::Option::Some({
+                let default: #ty = #default;
+                <#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value(&default)
+            })));
+        }
+        Some(match changes[..] {
+            [] => base,
+            _ => quote!(::vmstate::state::FieldSchema { #(#changes,)* ..#base }),
+        })
+    }
+
+    fn subsection_schema(&self) -> Option<TokenStream> {
+        let Role::Subsection { ty, needed } = &self.role else { return None };
+        let (name, optional) = (&self.name, needed.is_some());
+        Some(quote!(::vmstate::state::derived::subsection::<#ty>(#name, #optional)))
+    }
+
+    /// The statement of `to_value`.
+    fn put(&self) -> TokenStream {
+        let (ident, name) = (self.ident, &self.name);
+        match &self.role {
+            Role::Skipped => quote!(),
+            // Retired: current versions do not write it.
+            Role::Described(Described { until: Some(_), .. }) => quote!(),
+            Role::Described(field) => {
+                let (ty, form) = (field.ty, field.form());
+                let to_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
+                if field.may_be_absent {
+                    quote!(if let ::std::option::Option::Some(field) = &self.#ident {
+                        ::vmstate::state::derived::put(&mut value, #name, #to_value(field));
+                    })
+                } else {
+                    quote!(::vmstate::state::derived::put(&mut value, #name, #to_value(&self.#ident));)
+                }
+            }
+            Role::Subsection { ty, needed } => {
+                let put =
+                    quote!(::vmstate::state::derived::put_subsection::<#ty>(&mut value, #name, &self.#ident););
+                match needed {
+                    Some(needed) => quote!(if #needed(self) { #put }),
+                    None => put,
+                }
+            }
+        }
+    }
+
+    /// The initialiser in `from_value`.
+    fn take(&self) -> TokenStream {
+        let (ident, name) = (self.ident, &self.name);
+        match &self.role {
+            Role::Skipped => quote!(#ident: ::std::default::Default::default()),
+            Role::Subsection { ty, .. } => {
+                quote!(#ident: ::vmstate::state::derived::take_subsection::<#ty>(value, #name)?)
+            }
+            Role::Described(field) => {
+                let (ty, form) = (field.ty, field.form());
+                let from_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
+                let if_there = quote!(::vmstate::state::derived::take_if_there(value, #name, #from_value)?);
+                match (&field.default, field.until) {
+                    _ if field.may_be_absent => quote!(#ident: #if_there),
+                    (Some(default), Some(_)) => quote!(#ident: #if_there.unwrap_or_else(|| #default)),
+                    _ => quote!(#ident: ::vmstate::state::derived::take(value, #name, #from_value)?),
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Described<'a> {
+    fn new(field: &'a Field, marks: &Marks, container: &Container) -> Result<Self> {
+        let fault = |message: String| Err(Error::new_spanned(field, message));
+        let may_be_absent = marks.may_be_absent.is_some();
+        let ty = match option_contents(&field.ty) {
+            Some(contents) if may_be_absent => contents,
+            None if may_be_absent => return fault("a field that may be absent is of type `Option<...>`".into()),
+            _ => &field.ty,
+        };
+        let since = marks.since.unwrap_or(1);
+        let Container { version, minimum_version, .. } = *container;
+        if !(1..=version).contains(&since) {
+            return fault(format!("`since` is between 1 and the version of the struct, which is {version}"));
+        }
+        if marks.until.is_some_and(|until| until <= since || until > version) {
+            return fault(format!("`until` is the first version without the field: {} to {version}", since + 1));
+        }
+        if may_be_absent && marks.default.is_some() {
+            return fault("a field that may be absent is `None` by default; leave out `default`".into());
+        }
+        let substituted = may_be_absent || marks.default.is_some();
+        if marks.until.is_some() && !substituted {
+            return fault("a retired field needs a `default` for the versions that no longer have it".into());
+        }
+        if since > minimum_version && !substituted {
+            return fault(format!(
+                "a field that version {minimum_version} does not have needs a `default`, \
+                 or the struct `minimum_version = {since}`"
+            ));
+        }
+        let default = marks.default.as_ref().map(|given| match given {
+            Some(expression) => expression.clone(),
+            None => syn::parse_quote!(<#ty as ::std::default::Default>::default()),
+        });
+        Ok(Self { ty, max: marks.max.clone(), since, until: marks.until, may_be_absent, default })
+    }
+
+    /// The type of `vmstate::state::derived` that knows how the field is written.
+    fn form(&self) -> TokenStream {
+        match &self.max {
+            Some(max) => quote!(::vmstate::state::derived::Max<{ #max }>),
+            None => quote!(::vmstate::state::derived::Plain),
+        }
+    }
+}
+
+/// The `T` of an `Option<T>`.
+fn option_contents(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|segment| segment.ident == "Option")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        GenericArgument::Type(contents) => Some(contents),
+        _ => None,
+    }
+}
+
+fn each_attribute(attrs: &[Attribute], logic: &mut dyn FnMut(ParseNestedMeta) -> Result<()>) -> Result<()> {
+    let ours = attrs.iter().filter(|attr| attr.path().is_ident("vmstate"));
+    ours.map(|attr| attr.parse_nested_meta(&mut *logic)).collect()
+}
+
+fn set<T>(slot: &mut Option<T>, meta: &ParseNestedMeta, value: T) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(meta.error("this attribute is given twice")),
+    }
+}
+
+fn number(meta: &ParseNestedMeta) -> Result<u32> {
+    meta.value()?.parse::<LitInt>()?.base10_parse()
+}
+
+/// The wire name of a field or variant, which a path of names must be able to hold.
+fn literal_name(meta: &ParseNestedMeta) -> Result<LitStr> {
+    let name: LitStr = meta.value()?.parse()?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=64).contains(&name.value().len()) && name.value().chars().all(legal) {
+        Ok(name)
+    } else {
+        Err(Error::new(name.span(), "a name is 1 to 64 ASCII letters, digits, `-` and `_`"))
+    }
+}
+
+fn refuse_generics(input: &DeriveInput) -> Result<()> {
+    if input.generics.params.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new_spanned(&input.generics, "a state has one description, so its type has no parameters"))
+    }
+}
+
+fn refuse_duplicates(fields: &[Member]) -> Result<()> {
+    for (i, field) in fields.iter().enumerate() {
+        let described = |member: &Member| !matches!(member.role, Role::Skipped);
+        let same = |other: &&Member| described(other) && other.name.value() == field.name.value();
+        if described(field) && fields[..i].iter().any(|other| same(&other)) {
+            return Err(Error::new(field.name.span(), format!("two fields are named `{}`", field.name.value())));
+        }
+    }
+    Ok(())
+}
+
+/// `RtcState` as `rtc-state`, `X86Cpu` as `x86-cpu`.
+fn kebab_case(ident: &Ident) -> String {
+    let mut kebab = String::new();
+    for c in ident.unraw().to_string().chars() {
+        if c.is_ascii_uppercase() && !kebab.is_empty() {
+            kebab.push('-');
+        }
+        kebab.push(if c == '_' { '-' } else { c.to_ascii_lowercase() });
+    }
+    kebab
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syn::parse_quote;
+
+    fn refusal(input: &DeriveInput) -> String {
+        let derived = if matches!(input.data, Data::Enum(_)) { derive_enum(input) } else { derive_state(input) };
+        derived.expect_err("it should be refused").to_string()
+    }
+
+    #[test]
+    fn a_type_is_named_in_kebab_case() {
+        assert_eq!(kebab_case(&parse_quote!(RtcState)), "rtc-state");
+        assert_eq!(kebab_case(&parse_quote!(X86Cpu)), "x86-cpu");
+        assert_eq!(kebab_case(&parse_quote!(r#Type)), "type");
+    }
+
+    #[test]
+    fn a_field_of_a_later_version_needs_a_default() {
+        let input = parse_quote! { #[vmstate(version = 2)] struct S { #[vmstate(since = 2)] a: u8 } };
+        assert!(refusal(&input).contains("needs a `default`"));
+        let raised = parse_quote! {
+            #[vmstate(version = 2, minimum_version = 2)] struct S { #[vmstate(since = 2)] a: u8 }
+        };
+        assert!(derive_state(&raised).is_ok());
+    }
+
+    #[test]
+    fn a_field_lives_within_the_versions_of_its_struct() {
+        let late = parse_quote! { struct S { #[vmstate(since = 2, default)] a: u8 } };
+        assert!(refusal(&late).contains("`since` is between 1 and"));
+        let early = parse_quote! {
+            #[vmstate(version = 3)] struct S { #[vmstate(since = 2, until = 2, default)] a: u8 }
+        };
+        assert!(refusal(&early).contains("`until` is the first version without"));
+    }
+
+    #[test]
+    fn to_skip_a_field_takes_a_reason() {
+        let input = parse_quote! { struct S { #[vmstate(skip(reason = " "))] a: u8 } };
+        assert!(refusal(&input).contains("why is this field no state?"));
+    }
+
+    #[test]
+    fn an_unknown_or_doubled_attribute_is_refused() {
+        assert!(refusal(&parse_quote! { struct S { #[vmstate(sinse = 2)] a: u8 } }).contains("unknown attribute"));
+        assert!(refusal(&parse_quote! { struct S { #[vmstate(max = 2, max = 3)] a: u8 } }).contains("given twice"));
+    }
+
+    #[test]
+    fn two_fields_of_one_wire_name_are_refused() {
+        let input = parse_quote! { struct S { a: u8, #[vmstate(name = "a")] b: u8 } };
+        assert!(refusal(&input).contains("two fields are named `a`"));
+    }
+
+    #[test]
+    fn what_may_be_absent_is_an_option() {
+        let input = parse_quote! { struct S { #[vmstate(may_be_absent)] a: u8 } };
+        assert!(refusal(&input).contains("`Option<...>`"));
+    }
+
+    #[test]
+    fn shapes_without_a_description_are_refused() {
+        assert!(refusal(&parse_quote! { struct S(u8); }).contains("named fields"));
+        assert!(refusal(&parse_quote! { struct S<T> { a: T } }).contains("no parameters"));
+        assert!(refusal(&parse_quote! { enum E { A(u8) } }).contains("variant with fields"));
+        assert!(refusal(&parse_quote! { enum E {} }).contains("without variants"));
+    }
+}

@@ -1,0 +1,199 @@
+//! The walker that writes a value as its schema says.
+//!
+//! ```text
+//! struct      = version (varint), each live field, count of subsections (varint), each subsection
+//! field       = its value; one that may be absent has a byte before it: 0 absent, 1 there
+//! subsection  = name (length, bytes), length of the payload (varint), payload (a struct)
+//! array       = the elements; of bytes, the bytes
+//! seq, bytes, text = length (varint), then the elements or bytes
+//! option      = 0, or 1 and the value
+//! enum        = the variant's index in the schema (varint)
+//! other leaf  = as postcard writes it
+//! ```
+//!
+//! Only leaves are given to postcard: it writes no names, so of a whole struct it could not tell a reordered field from
+//! the right one.
+
+use serde::Serialize;
+
+use super::error::{Mismatch, StateError};
+use super::fields::{check_len, wrong_kind};
+use super::name::Name;
+use super::path::Step;
+use super::schema::{FieldSchema, Schema, WireType};
+use super::value::{StructValue, Value};
+
+/// A value that its schema cannot write.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state of `{description}` cannot be saved: {error}")]
+pub struct EncodeError {
+    /// The description of the section.
+    pub description: Name,
+    /// What does not fit, and where.
+    pub error: StateError,
+}
+
+/// Writes a value as its schema says.
+///
+/// # Errors
+///
+/// If the value is not one of the schema's current version: a live field or a subsection that is always sent is
+/// missing, there is one that the schema does not know, or something is of another type, too large or too long.
+pub fn encode(schema: &Schema, value: &StructValue) -> Result<Vec<u8>, EncodeError> {
+    let mut out = Vec::new();
+    match put_struct(&mut out, schema, value) {
+        Ok(()) => Ok(out),
+        Err(error) => Err(EncodeError { description: schema.name.clone(), error }),
+    }
+}
+
+/// Writes a field's default, as the schema's own record carries it.
+pub(super) fn encode_default(field: &FieldSchema) -> Result<Option<Vec<u8>>, StateError> {
+    let encoded = field.default.as_ref().map(|default| {
+        let mut out = Vec::new();
+        put(&mut out, &field.wire, default).map(|()| out)
+    });
+    encoded.transpose()
+}
+
+fn put_struct(out: &mut Vec<u8>, schema: &Schema, value: &StructValue) -> Result<(), StateError> {
+    if value.version() != schema.version {
+        let (found, newest) = (value.version(), schema.version);
+        return Err(Mismatch::Version { found, oldest: newest, newest }.into());
+    }
+    leaf(out, &value.version());
+
+    let mut written = 0;
+    for field in schema.live_fields() {
+        let inside = |error: StateError| error.within(Step::Field(field.name.clone()));
+        match value.get(&field.name) {
+            Some(value) => {
+                if field.may_be_absent {
+                    leaf(out, &true);
+                }
+                put(out, &field.wire, value).map_err(inside)?;
+                written += 1;
+            }
+            None if field.may_be_absent => leaf(out, &false),
+            None => return Err(inside(Mismatch::Missing.into())),
+        }
+    }
+    if written < value.fields().len() {
+        let is_live = |name: &str| schema.live_fields().any(|field| field.name == *name);
+        let unknown = value.fields().map(|(name, _)| name).find(|name| !is_live(name));
+        return Err(unknown_field(unknown));
+    }
+    put_subsections(out, schema, value)
+}
+
+fn put_subsections(out: &mut Vec<u8>, schema: &Schema, value: &StructValue) -> Result<(), StateError> {
+    put_len(out, value.subsections().len(), u32::MAX)?;
+    let mut written = 0;
+    for subsection in &schema.subsections {
+        let inside = |error: StateError| error.within(Step::Field(subsection.name.clone()));
+        match value.subsection(&subsection.name) {
+            Some(value) => {
+                let mut payload = Vec::new();
+                put_struct(&mut payload, &subsection.schema, value).map_err(inside)?;
+                put_bytes(out, subsection.name.as_bytes(), u32::MAX)?;
+                put_bytes(out, &payload, u32::MAX).map_err(inside)?;
+                written += 1;
+            }
+            None if subsection.optional => {}
+            None => return Err(inside(Mismatch::Missing.into())),
+        }
+    }
+    if written < value.subsections().len() {
+        let unknown = value.subsections().map(|(name, _)| name).find(|name| schema.subsection(name).is_none());
+        return Err(unknown_field(unknown));
+    }
+    Ok(())
+}
+
+fn unknown_field(name: Option<&Name>) -> StateError {
+    let error = StateError::from(Mismatch::Unknown);
+    match name {
+        Some(name) => error.within(Step::Field(name.clone())),
+        None => error,
+    }
+}
+
+fn put(out: &mut Vec<u8>, wire: &WireType, value: &Value) -> Result<(), StateError> {
+    match (wire, value) {
+        (WireType::Bool, Value::Bool(value)) => leaf(out, value),
+        (WireType::U8, Value::Uint(value)) => leaf(out, &narrow::<u8, _>(wire, *value)?),
+        (WireType::U16, Value::Uint(value)) => leaf(out, &narrow::<u16, _>(wire, *value)?),
+        (WireType::U32, Value::Uint(value)) => leaf(out, &narrow::<u32, _>(wire, *value)?),
+        (WireType::U64, Value::Uint(value)) => leaf(out, value),
+        (WireType::I8, Value::Int(value)) => leaf(out, &narrow::<i8, _>(wire, *value)?),
+        (WireType::I16, Value::Int(value)) => leaf(out, &narrow::<i16, _>(wire, *value)?),
+        (WireType::I32, Value::Int(value)) => leaf(out, &narrow::<i32, _>(wire, *value)?),
+        (WireType::I64, Value::Int(value)) => leaf(out, value),
+        (WireType::F64, Value::F64(value)) => leaf(out, value),
+        (WireType::Bytes { max }, Value::Bytes(bytes)) => put_bytes(out, bytes, *max)?,
+        (WireType::Str { max }, Value::Str(text)) => put_bytes(out, text.as_bytes(), *max)?,
+        (WireType::Array { of, len }, Value::Bytes(bytes)) if of.is_byte() => {
+            check_exact(bytes.len(), *len)?;
+            out.extend_from_slice(bytes);
+        }
+        (WireType::Seq { of, max }, Value::Bytes(bytes)) if of.is_byte() => put_bytes(out, bytes, *max)?,
+        (WireType::Array { of, len }, Value::Array(elements)) if !of.is_byte() => {
+            check_exact(elements.len(), *len)?;
+            put_elements(out, of, elements)?;
+        }
+        (WireType::Seq { of, max }, Value::Array(elements)) if !of.is_byte() => {
+            put_len(out, elements.len(), *max)?;
+            put_elements(out, of, elements)?;
+        }
+        (WireType::Struct(schema), Value::Struct(value)) => put_struct(out, schema, value)?,
+        (WireType::Option(of), Value::Option(value)) => {
+            leaf(out, &value.is_some());
+            if let Some(value) = value {
+                put(out, of, value)?;
+            }
+        }
+        (WireType::Enum { variants }, Value::Enum(name)) => {
+            let index = variants.iter().position(|variant| variant == name);
+            let index = index.ok_or_else(|| Mismatch::Variant(name.clone()))?;
+            put_len(out, index, u32::MAX)?;
+        }
+        (_, other) => return Err(wrong_kind(wire.to_string(), other)),
+    }
+    Ok(())
+}
+
+fn put_elements(out: &mut Vec<u8>, of: &WireType, elements: &[Value]) -> Result<(), StateError> {
+    let mut numbered = elements.iter().enumerate();
+    numbered.try_for_each(|(i, element)| put(out, of, element).map_err(|error| error.within(Step::Index(i))))
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8], max: u32) -> Result<(), StateError> {
+    put_len(out, bytes.len(), max)?;
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Writes a length or an index.
+fn put_len(out: &mut Vec<u8>, len: usize, max: u32) -> Result<(), StateError> {
+    check_len(len, max)?;
+    let len = u32::try_from(len).map_err(|_| Mismatch::TooLong { len, max })?;
+    leaf(out, &len);
+    Ok(())
+}
+
+fn check_exact(len: usize, expected: u32) -> Result<(), StateError> {
+    if u32::try_from(len) == Ok(expected) { Ok(()) } else { Err(Mismatch::Length { len, expected }.into()) }
+}
+
+fn narrow<T, V>(wire: &WireType, value: V) -> Result<T, StateError>
+where
+    V: Copy + TryInto<T> + Into<i128>,
+{
+    value.try_into().map_err(|_| Mismatch::Range { expected: wire.to_string(), value: value.into() }.into())
+}
+
+fn leaf<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    let mut longest = [0; 10];
+    let written = postcard::to_slice(value, &mut longest).expect("a leaf takes at most the ten bytes of a varint u64");
+    out.extend_from_slice(written);
+}
