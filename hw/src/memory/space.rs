@@ -1,0 +1,457 @@
+//! Address spaces: a region tree as a guest sees it, and who follows its changes.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::{Mutex, ReentrantMutex};
+
+use super::block::RamBlock;
+use super::difference::announce;
+use super::dirty::DirtyClient;
+use super::guest::GuestRam;
+use super::listener::{ListenerError, ListenerResult, MemoryListener, MemoryRegionSection};
+use super::region::MemoryRegion;
+use super::units::PAGE_SIZE;
+use super::view::FlatView;
+
+/// The address spaces of one VM, whose changes are made in common transactions. Clones are the same system.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySystem(Arc<SystemInner>);
+
+/// One address space, such as "memory" or "io". Clones are the same space.
+#[derive(Clone)]
+pub struct AddressSpace(Arc<SpaceInner>);
+
+#[derive(Debug, Default)]
+struct SystemInner {
+    /// Outermost in the lock order: taken with no device's lock held, and held while listeners act.
+    topology: ReentrantMutex<Topology>,
+    spaces: Mutex<Vec<Weak<SpaceInner>>>,
+}
+
+/// What the thread that holds the topology lock is doing.
+#[derive(Debug, Default)]
+struct Topology {
+    depth: Cell<u32>,
+    committing: Cell<bool>,
+}
+
+/// An address space, as its root region knows it.
+pub(super) struct SpaceInner {
+    name: String,
+    root: MemoryRegion,
+    system: MemorySystem,
+    view: ArcSwap<FlatView>,
+    /// By ascending priority.
+    listeners: Mutex<Vec<Arc<dyn MemoryListener>>>,
+    /// The clients for which all RAM is logged, by [`DirtyClient::bit`].
+    logging: AtomicU32,
+    pending: AtomicBool,
+    failure: Mutex<Option<ListenerError>>,
+}
+
+impl MemorySystem {
+    /// A system without address spaces.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes an address space that shows what is in a region.
+    #[must_use]
+    pub fn address_space(&self, name: impl Into<String>, root: &MemoryRegion) -> AddressSpace {
+        let space = Arc::new(SpaceInner {
+            name: name.into(),
+            root: root.clone(),
+            system: self.clone(),
+            view: ArcSwap::from_pointee(FlatView::empty()),
+            listeners: Mutex::default(),
+            logging: AtomicU32::new(0),
+            pending: AtomicBool::new(false),
+            failure: Mutex::default(),
+        });
+        let mut spaces = self.0.spaces.lock();
+        spaces.retain(|space| space.strong_count() > 0);
+        spaces.push(Arc::downgrade(&space));
+        drop(spaces);
+        root.add_space(&space);
+        regions_changed(std::slice::from_ref(&space));
+        AddressSpace(space)
+    }
+
+    /// Makes several changes to regions at once: nobody sees them one by one, and listeners are told of the
+    /// difference between before and after. Transactions nest; other threads' changes wait.
+    pub fn transaction<R>(&self, change: impl FnOnce() -> R) -> R {
+        let topology = self.0.topology.lock();
+        let nesting = Nesting::enter(&topology);
+        let result = change();
+        drop(nesting);
+        if topology.depth.get() == 0 && !topology.committing.get() {
+            self.commit(&topology);
+        }
+        result
+    }
+
+    /// Brings the views of all changed spaces up to date. What listeners change meanwhile makes another round.
+    fn commit(&self, topology: &Topology) {
+        let _committing = Flag::raise(&topology.committing);
+        loop {
+            let spaces: Vec<_> = self.0.spaces.lock().iter().filter_map(Weak::upgrade).collect();
+            let mut changed = spaces
+                .into_iter()
+                .filter(|space| space.pending.swap(false, Ordering::AcqRel))
+                .peekable();
+            if changed.peek().is_none() {
+                return;
+            }
+            changed.for_each(|space| space.update());
+        }
+    }
+}
+
+/// Depth of transactions, right again even if the change panics.
+struct Nesting<'a>(&'a Topology);
+
+impl<'a> Nesting<'a> {
+    fn enter(topology: &'a Topology) -> Self {
+        topology.depth.set(topology.depth.get() + 1);
+        Self(topology)
+    }
+}
+
+impl Drop for Nesting<'_> {
+    fn drop(&mut self) {
+        self.0.depth.set(self.0.depth.get() - 1);
+    }
+}
+
+/// A flag that is up during a scope.
+struct Flag<'a>(&'a Cell<bool>);
+
+impl<'a> Flag<'a> {
+    fn raise(flag: &'a Cell<bool>) -> Self {
+        flag.set(true);
+        Self(flag)
+    }
+}
+
+impl Drop for Flag<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// Has spaces look at their regions again, at the end of the transaction if there is one.
+pub(super) fn regions_changed(spaces: &[Arc<SpaceInner>]) {
+    for space in spaces {
+        space
+            .system
+            .transaction(|| space.pending.store(true, Ordering::Release));
+    }
+}
+
+impl SpaceInner {
+    /// Makes the view anew and announces how it differs. Called with the topology lock held.
+    fn update(&self) {
+        let old = self.view.load_full();
+        let new = Arc::new(FlatView::of(&self.root, self.logging.load(Ordering::Relaxed) != 0));
+        self.log_new_blocks(&old, &new);
+        let listeners = self.listeners.lock().clone();
+        let outcome = announce(&listeners, &old, &new, || self.view.store(Arc::clone(&new)));
+        self.note(outcome);
+    }
+
+    /// A block that comes into view while RAM is being logged is new to the clients in all its pages.
+    fn log_new_blocks(&self, old: &FlatView, new: &FlatView) {
+        let logging = self.logging.load(Ordering::Relaxed);
+        if logging == 0 {
+            return;
+        }
+        let known = old.ram_blocks();
+        for block in new
+            .ram_blocks()
+            .iter()
+            .filter(|block| !known.iter().any(|known| Arc::ptr_eq(known, block)))
+        {
+            for client in DirtyClient::ALL
+                .into_iter()
+                .filter(|client| logging & client.bit() != 0)
+            {
+                if !block.dirty().is_enabled(client) {
+                    block.dirty().enable(client);
+                    block.dirty().mark_for(client, 0, block.size());
+                }
+            }
+        }
+    }
+
+    /// Keeps the first failure until somebody asks.
+    fn note(&self, outcome: ListenerResult) {
+        if let Err(error) = outcome {
+            self.failure.lock().get_or_insert(error);
+        }
+    }
+}
+
+impl AddressSpace {
+    /// Makes an address space in a system of its own. Where several spaces change together, use
+    /// [`MemorySystem::address_space`].
+    #[must_use]
+    pub fn new(name: impl Into<String>, root: &MemoryRegion) -> Self {
+        MemorySystem::new().address_space(name, root)
+    }
+
+    /// The name, for messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The region that the space shows.
+    #[must_use]
+    pub fn root(&self) -> &MemoryRegion {
+        &self.0.root
+    }
+
+    /// The system that the space belongs to.
+    #[must_use]
+    pub fn system(&self) -> &MemorySystem {
+        &self.0.system
+    }
+
+    /// Makes several changes to regions at once; see [`MemorySystem::transaction`].
+    pub fn transaction<R>(&self, change: impl FnOnce() -> R) -> R {
+        self.0.system.transaction(change)
+    }
+
+    /// What the space shows now, read without a lock. To be held only for a moment; keep
+    /// [`view`](Self::view) for longer.
+    pub(super) fn current(&self) -> Guard<Arc<FlatView>> {
+        self.0.view.load()
+    }
+
+    /// What the space shows now.
+    #[must_use]
+    pub fn view(&self) -> Arc<FlatView> {
+        self.0.view.load_full()
+    }
+
+    /// The RAM that the space shows now, for DMA.
+    #[must_use]
+    pub fn guest_memory(&self) -> Arc<GuestRam> {
+        Arc::clone(self.current().guest_memory())
+    }
+
+    /// The first thing that a listener could not do in a transaction since this was last asked. After one the listener
+    /// no longer follows the map, and an accelerator's guest must not run on.
+    #[must_use]
+    pub fn take_failure(&self) -> Option<ListenerError> {
+        self.0.failure.lock().take()
+    }
+
+    /// Adds a listener, and tells it of all that is there.
+    ///
+    /// # Errors
+    ///
+    /// What the listener could not do. It has been told that all vanishes again, and is not added.
+    pub fn add_listener(&self, listener: Arc<dyn MemoryListener>) -> ListenerResult {
+        let _topology = self.0.system.0.topology.lock();
+        if let Err(error) = self.replay(&listener) {
+            self.unwind(&listener);
+            return Err(error);
+        }
+        let mut listeners = self.0.listeners.lock();
+        let place = listeners.partition_point(|other| other.priority() <= listener.priority());
+        listeners.insert(place, listener);
+        Ok(())
+    }
+
+    /// Tells a listener that all vanishes, and removes it. One that was not added is left alone.
+    pub fn remove_listener(&self, listener: &Arc<dyn MemoryListener>) {
+        let _topology = self.0.system.0.topology.lock();
+        let mut listeners = self.0.listeners.lock();
+        let Some(place) = listeners.iter().position(|own| Arc::ptr_eq(own, listener)) else {
+            return;
+        };
+        listeners.remove(place);
+        drop(listeners);
+        self.unwind(listener);
+    }
+
+    fn is_logging(&self) -> bool {
+        self.0.logging.load(Ordering::Relaxed) != 0
+    }
+
+    fn replay(&self, listener: &Arc<dyn MemoryListener>) -> ListenerResult {
+        let view = self.view();
+        listener.begin();
+        if self.is_logging() {
+            listener.log_global_start()?;
+        }
+        for section in view.sections() {
+            listener.region_add(section)?;
+            if section.logging {
+                listener.log_start(section)?;
+            }
+        }
+        view.eventfds()
+            .iter()
+            .try_for_each(|eventfd| listener.eventfd_add(eventfd))?;
+        listener.commit()
+    }
+
+    fn unwind(&self, listener: &Arc<dyn MemoryListener>) {
+        let view = self.view();
+        listener.begin();
+        for eventfd in view.eventfds().iter().rev() {
+            self.0.note(listener.eventfd_del(eventfd));
+        }
+        for section in view.sections().iter().rev() {
+            if section.logging {
+                self.0.note(listener.log_stop(section));
+            }
+            self.0.note(listener.region_del(section));
+        }
+        if self.is_logging() {
+            listener.log_global_stop();
+        }
+        self.0.note(listener.commit());
+    }
+
+    /// Starts recording all writes to RAM for a client, with all pages clean. Blocks that the space does not show are
+    /// the caller's to enable.
+    ///
+    /// # Errors
+    ///
+    /// What a listener could not do. Nothing is logged for the client then.
+    pub fn log_global_start(&self, client: DirtyClient) -> ListenerResult {
+        let _topology = self.0.system.0.topology.lock();
+        let before = self.0.logging.load(Ordering::Relaxed);
+        if before & client.bit() != 0 {
+            return Ok(());
+        }
+        // The bitmaps take what is harvested, so they come first.
+        self.view()
+            .ram_blocks()
+            .iter()
+            .for_each(|block| block.dirty().enable(client));
+        let started = if before == 0 { self.start_listeners() } else { Ok(()) };
+        if started.is_err() {
+            self.view()
+                .ram_blocks()
+                .iter()
+                .for_each(|block| block.dirty().disable(client));
+            return started;
+        }
+        self.0.logging.store(before | client.bit(), Ordering::Relaxed);
+        if before == 0
+            && let Err(error) = self.redraw()
+        {
+            self.log_global_stop(client);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Stops recording writes for a client, and forgets what it has not taken.
+    pub fn log_global_stop(&self, client: DirtyClient) {
+        let _topology = self.0.system.0.topology.lock();
+        let before = self.0.logging.load(Ordering::Relaxed);
+        if before & client.bit() == 0 {
+            return;
+        }
+        self.0.logging.store(before & !client.bit(), Ordering::Relaxed);
+        if before == client.bit() {
+            let outcome = self.redraw();
+            self.0.note(outcome);
+            self.0
+                .listeners
+                .lock()
+                .clone()
+                .iter()
+                .rev()
+                .for_each(|listener| listener.log_global_stop());
+        }
+        self.view()
+            .ram_blocks()
+            .iter()
+            .for_each(|block| block.dirty().disable(client));
+    }
+
+    /// Tells all listeners that logging starts, or none if one refuses.
+    fn start_listeners(&self) -> ListenerResult {
+        let listeners = self.0.listeners.lock().clone();
+        for (index, listener) in listeners.iter().enumerate() {
+            if let Err(error) = listener.log_global_start() {
+                listeners[..index]
+                    .iter()
+                    .rev()
+                    .for_each(|listener| listener.log_global_stop());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the view anew and gives what listeners could not do to the caller, if no transaction is going on around.
+    fn redraw(&self) -> ListenerResult {
+        let earlier = self.0.failure.lock().take();
+        regions_changed(std::slice::from_ref(&self.0));
+        let outcome = std::mem::replace(&mut *self.0.failure.lock(), earlier);
+        outcome.map_or(Ok(()), Err)
+    }
+
+    /// Has listeners harvest what was written since the last time, into the bitmaps of all clients.
+    ///
+    /// # Errors
+    ///
+    /// What a listener could not do: pages may be dirty that nobody knows of.
+    pub fn log_sync(&self) -> ListenerResult {
+        let _topology = self.0.system.0.topology.lock();
+        let view = self.view();
+        for listener in self.0.listeners.lock().clone() {
+            listener.log_sync_global()?;
+            for section in view.sections().iter().filter(|section| section.logging) {
+                listener.log_sync(section)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has listeners record writes to a part of a block anew, wherever the space shows it. To be called after taking
+    /// the part's dirty pages and before reading them. The part is widened to whole pages.
+    ///
+    /// # Errors
+    ///
+    /// What a listener could not do: later writes may go unseen.
+    pub fn log_clear(&self, block: &RamBlock, range: Range<u64>) -> ListenerResult {
+        let end = range.end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
+        let pages = range.start / PAGE_SIZE * PAGE_SIZE..end;
+        let _topology = self.0.system.0.topology.lock();
+        let view = self.current();
+        let shown = view.sections().iter().filter(|section| section.logging);
+        let parts: Vec<MemoryRegionSection> = shown.filter_map(|section| section.showing(block, &pages)).collect();
+        for listener in self.0.listeners.lock().clone() {
+            parts.iter().try_for_each(|part| listener.log_clear(part))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AddressSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AddressSpace '{}' {:?}", self.0.name, self.view())
+    }
+}
+
+impl fmt::Debug for SpaceInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpaceInner")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
