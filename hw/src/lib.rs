@@ -1,2 +1,5 @@
 //! hw
+pub mod i386;
+pub mod intc;
 pub mod memory;
+pub mod timer;

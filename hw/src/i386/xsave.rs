@@ -1,0 +1,416 @@
+//! The state that XSAVE manages, feature component by feature component.
+//!
+//! A component that is in its initial configuration has no contents: that is `None` here, and a clear bit in XSTATE_BV
+//! for the processor. Where a component lies in an XSAVE area depends on the processor's vendor, so areas are made and
+//! taken apart by an [`XsaveLayout`], and only contents travel.
+
+use vmstate::state::VmState;
+
+use super::cpuid::{CpuidTable, LEAF_XSAVE};
+
+/// The x87 registers, component 0.
+#[derive(VmState, Clone, Debug, PartialEq)]
+pub struct X87State {
+    /// The control word.
+    pub control: u16,
+    /// The status word.
+    pub status: u16,
+    /// The tag word in its abridged form: a bit per register that is in use.
+    pub tag: u8,
+    /// The opcode of the last instruction.
+    pub opcode: u16,
+    /// The address of the last instruction.
+    pub instruction_pointer: u64,
+    /// The address of the last operand.
+    pub data_pointer: u64,
+    /// ST0 to ST7 (MM0 to MM7), 80 bits each, little endian.
+    pub registers: [[u8; 10]; 8],
+}
+
+impl Default for X87State {
+    fn default() -> Self {
+        Self {
+            control: 0x37f,
+            status: 0,
+            tag: 0,
+            opcode: 0,
+            instruction_pointer: 0,
+            data_pointer: 0,
+            registers: [[0; 10]; 8],
+        }
+    }
+}
+
+/// The SSE registers, component 1. MXCSR is shared with AVX and stands beside them.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+pub struct SseState {
+    /// XMM0 to XMM15, little endian.
+    pub xmm: [[u8; 16]; 16],
+}
+
+/// The upper halves of the AVX registers, component 2.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+pub struct AvxState {
+    /// Bits 128 to 255 of YMM0 to YMM15, little endian.
+    pub ymm_high: [[u8; 16]; 16],
+}
+
+/// The mask registers of AVX-512, component 5.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+pub struct OpmaskState {
+    /// K0 to K7.
+    pub k: [u64; 8],
+}
+
+/// The upper halves of the first sixteen AVX-512 registers, component 6.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+pub struct ZmmHighState {
+    /// Bits 256 to 511 of ZMM0 to ZMM15, little endian.
+    pub zmm_high: [[u8; 32]; 16],
+}
+
+/// The second sixteen AVX-512 registers, component 7.
+#[derive(VmState, Clone, Debug, PartialEq)]
+pub struct HighZmmState {
+    /// ZMM16 to ZMM31, little endian.
+    pub zmm: [[u8; 64]; 16],
+}
+
+impl Default for HighZmmState {
+    fn default() -> Self {
+        Self { zmm: [[0; 64]; 16] }
+    }
+}
+
+/// The protection keys' rights, component 9.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+pub struct PkruState {
+    /// The PKRU register.
+    pub pkru: u32,
+}
+
+/// All components that Tern describes.
+#[derive(VmState, Clone, Debug, PartialEq)]
+pub struct XsaveState {
+    /// Control and status of SSE and AVX. Part of the area's legacy region, valid whatever is in use.
+    pub mxcsr: u32,
+    /// The x87 registers, unless initial.
+    pub x87: Option<X87State>,
+    /// The SSE registers, unless initial.
+    pub sse: Option<SseState>,
+    /// The upper halves of the AVX registers, unless initial.
+    pub avx: Option<AvxState>,
+    /// The AVX-512 mask registers, unless initial.
+    pub opmask: Option<OpmaskState>,
+    /// The upper halves of ZMM0 to ZMM15, unless initial.
+    pub zmm_high: Option<ZmmHighState>,
+    /// ZMM16 to ZMM31, unless initial.
+    pub high_zmm: Option<HighZmmState>,
+    /// The protection keys' rights, unless initial.
+    pub pkru: Option<PkruState>,
+}
+
+impl Default for XsaveState {
+    fn default() -> Self {
+        Self {
+            mxcsr: 0x1f80,
+            x87: None,
+            sse: None,
+            avx: None,
+            opmask: None,
+            zmm_high: None,
+            high_zmm: None,
+            pkru: None,
+        }
+    }
+}
+
+/// The components that Tern describes, as bits of XCR0.
+pub const DESCRIBED_COMPONENTS: u64 = X87 | SSE | AVX | OPMASK | ZMM_HIGH | HIGH_ZMM | PKRU;
+
+const X87: u64 = 1;
+const SSE: u64 = 1 << 1;
+const AVX: u64 = 1 << 2;
+const OPMASK: u64 = 1 << 5;
+const ZMM_HIGH: u64 = 1 << 6;
+const HIGH_ZMM: u64 = 1 << 7;
+const PKRU: u64 = 1 << 9;
+
+/// Why an XSAVE area could not be taken apart.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum XsaveError {
+    /// The processor uses components that Tern has no description for.
+    #[error("the processor has XSAVE components {0:#x} in use, which Tern does not describe")]
+    Undescribed(u64),
+    /// A component's place is not known or lies outside the area.
+    #[error("this host's XSAVE area has no room for component {0}; it cannot take this guest's state")]
+    NoRoom(u32),
+}
+
+/// Where this host keeps each component in an XSAVE area of standard format.
+#[derive(Clone, Debug, PartialEq)]
+pub struct XsaveLayout {
+    /// The offset by number of component; zero where there is none.
+    offsets: [u32; 64],
+}
+
+impl XsaveLayout {
+    /// The least area: legacy region and header.
+    pub const MIN_AREA: usize = HEADER + 64;
+
+    /// The layout that `host` tells in its leaf 0xd. It has to be the host's own table and no guest's.
+    #[must_use]
+    pub fn of_host(host: &CpuidTable) -> Self {
+        let mut offsets = [0; 64];
+        for (component, offset) in (0u32..64).zip(&mut offsets).skip(2) {
+            if let Some(entry) = host.get(LEAF_XSAVE, component).filter(|entry| entry.eax != 0) {
+                *offset = entry.ebx;
+            }
+        }
+        Self { offsets }
+    }
+
+    /// Takes an area apart.
+    ///
+    /// # Errors
+    ///
+    /// Where the area holds what Tern does not describe, so that it would be lost.
+    pub fn take_apart(&self, area: &[u8]) -> Result<XsaveState, XsaveError> {
+        let in_use = u64::from_le_bytes(bytes(area, HEADER));
+        let undescribed = in_use & !DESCRIBED_COMPONENTS;
+        if undescribed != 0 {
+            return Err(XsaveError::Undescribed(undescribed));
+        }
+        let has = |component: u64| in_use & component != 0;
+        Ok(XsaveState {
+            mxcsr: u32::from_le_bytes(bytes(area, 24)),
+            x87: has(X87).then(|| X87State {
+                control: u16::from_le_bytes(bytes(area, 0)),
+                status: u16::from_le_bytes(bytes(area, 2)),
+                tag: area[4],
+                opcode: u16::from_le_bytes(bytes(area, 6)),
+                instruction_pointer: u64::from_le_bytes(bytes(area, 8)),
+                data_pointer: u64::from_le_bytes(bytes(area, 16)),
+                registers: std::array::from_fn(|number| bytes(area, ST + number * 16)),
+            }),
+            sse: has(SSE).then(|| SseState {
+                xmm: std::array::from_fn(|number| bytes(area, XMM + number * 16)),
+            }),
+            avx: self.part(area, in_use, AVX, 256)?.map(|part| AvxState {
+                ymm_high: std::array::from_fn(|number| bytes(part, number * 16)),
+            }),
+            opmask: self.part(area, in_use, OPMASK, 64)?.map(|part| OpmaskState {
+                k: std::array::from_fn(|number| u64::from_le_bytes(bytes(part, number * 8))),
+            }),
+            zmm_high: self.part(area, in_use, ZMM_HIGH, 512)?.map(|part| ZmmHighState {
+                zmm_high: std::array::from_fn(|number| bytes(part, number * 32)),
+            }),
+            high_zmm: self.part(area, in_use, HIGH_ZMM, 1024)?.map(|part| HighZmmState {
+                zmm: std::array::from_fn(|number| bytes(part, number * 64)),
+            }),
+            pkru: self.part(area, in_use, PKRU, 4)?.map(|part| PkruState {
+                pkru: u32::from_le_bytes(bytes(part, 0)),
+            }),
+        })
+    }
+
+    /// Fills `area`, which is zeros and at least [`Self::MIN_AREA`] long.
+    ///
+    /// # Errors
+    ///
+    /// Where the host has no place for a component that is in use.
+    pub fn put_together(&self, state: &XsaveState, area: &mut [u8]) -> Result<(), XsaveError> {
+        // Taken apart so that a new component does not compile until it has a place here.
+        let XsaveState {
+            mxcsr,
+            x87,
+            sse,
+            avx,
+            opmask,
+            zmm_high,
+            high_zmm,
+            pkru,
+        } = state;
+        let mut in_use = 0;
+        area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        // The initial control word counts even where the component is not in use: older kernels look at it.
+        area[..2].copy_from_slice(&X87State::default().control.to_le_bytes());
+        if let Some(x87) = x87 {
+            let X87State {
+                control,
+                status,
+                tag,
+                opcode,
+                instruction_pointer,
+                data_pointer,
+                registers,
+            } = x87;
+            in_use |= X87;
+            area[..2].copy_from_slice(&control.to_le_bytes());
+            area[2..4].copy_from_slice(&status.to_le_bytes());
+            area[4] = *tag;
+            area[6..8].copy_from_slice(&opcode.to_le_bytes());
+            area[8..16].copy_from_slice(&instruction_pointer.to_le_bytes());
+            area[16..24].copy_from_slice(&data_pointer.to_le_bytes());
+            put(&mut area[ST..], registers, 16);
+        }
+        if let Some(SseState { xmm }) = sse {
+            in_use |= SSE;
+            put(&mut area[XMM..], xmm, 16);
+        }
+        if let Some(AvxState { ymm_high }) = avx {
+            put(self.part_mut(area, &mut in_use, AVX, 256)?, ymm_high, 16);
+        }
+        if let Some(OpmaskState { k }) = opmask {
+            put(
+                self.part_mut(area, &mut in_use, OPMASK, 64)?,
+                &k.map(u64::to_le_bytes),
+                8,
+            );
+        }
+        if let Some(ZmmHighState { zmm_high }) = zmm_high {
+            put(self.part_mut(area, &mut in_use, ZMM_HIGH, 512)?, zmm_high, 32);
+        }
+        if let Some(HighZmmState { zmm }) = high_zmm {
+            put(self.part_mut(area, &mut in_use, HIGH_ZMM, 1024)?, zmm, 64);
+        }
+        if let Some(PkruState { pkru }) = pkru {
+            put(self.part_mut(area, &mut in_use, PKRU, 4)?, &[pkru.to_le_bytes()], 4);
+        }
+        area[HEADER..HEADER + 8].copy_from_slice(&in_use.to_le_bytes());
+        Ok(())
+    }
+
+    fn part<'a>(
+        &self,
+        area: &'a [u8],
+        in_use: u64,
+        component: u64,
+        size: usize,
+    ) -> Result<Option<&'a [u8]>, XsaveError> {
+        if in_use & component == 0 {
+            return Ok(None);
+        }
+        let start = self.offset(component)?;
+        area.get(start..start + size)
+            .map(Some)
+            .ok_or(XsaveError::NoRoom(component.trailing_zeros()))
+    }
+
+    fn part_mut<'a>(
+        &self,
+        area: &'a mut [u8],
+        in_use: &mut u64,
+        component: u64,
+        size: usize,
+    ) -> Result<&'a mut [u8], XsaveError> {
+        *in_use |= component;
+        let start = self.offset(component)?;
+        area.get_mut(start..start + size)
+            .ok_or(XsaveError::NoRoom(component.trailing_zeros()))
+    }
+
+    fn offset(&self, component: u64) -> Result<usize, XsaveError> {
+        let number = component.trailing_zeros();
+        usize::try_from(number)
+            .ok()
+            .and_then(|index| usize::try_from(*self.offsets.get(index)?).ok())
+            .filter(|&offset| offset >= Self::MIN_AREA)
+            .ok_or(XsaveError::NoRoom(number))
+    }
+}
+
+/// Where the x87 registers start, 16 bytes apart.
+const ST: usize = 32;
+/// Where the SSE registers start.
+const XMM: usize = 160;
+/// Where the header starts, XSTATE_BV first.
+const HEADER: usize = 512;
+
+fn bytes<const N: usize>(area: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&area[at..at + N]);
+    out
+}
+
+fn put<const N: usize>(area: &mut [u8], values: &[[u8; N]], stride: usize) {
+    for (place, value) in area.chunks_mut(stride).zip(values) {
+        place[..N].copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cpuid::CpuidEntry;
+    use super::*;
+
+    /// The layout of AMD's processors, where PKRU lies elsewhere than on Intel's.
+    fn layout() -> XsaveLayout {
+        let entry = |component, size, offset| CpuidEntry {
+            eax: size,
+            ebx: offset,
+            ..CpuidEntry::new(LEAF_XSAVE, component)
+        };
+        XsaveLayout::of_host(&CpuidTable::new([
+            entry(0, 0xe7, 0x980),
+            entry(1, 0xf, 0),
+            entry(2, 0x100, 0x240),
+            entry(5, 0x40, 0x340),
+            entry(6, 0x200, 0x380),
+            entry(7, 0x400, 0x580),
+            entry(9, 8, 0x980),
+        ]))
+    }
+
+    fn busy() -> XsaveState {
+        fn fill<const N: usize, const M: usize>(seed: u8) -> [[u8; N]; M] {
+            std::array::from_fn(|row| std::array::from_fn(|byte| seed ^ u8::try_from(row * 7 + byte % 7).unwrap_or(0)))
+        }
+        XsaveState {
+            mxcsr: 0x1fa0,
+            x87: Some(X87State {
+                control: 0x27f,
+                status: 0x3800,
+                tag: 0x81,
+                registers: fill(1),
+                ..X87State::default()
+            }),
+            sse: Some(SseState { xmm: fill(2) }),
+            avx: Some(AvxState { ymm_high: fill(3) }),
+            opmask: Some(OpmaskState {
+                k: std::array::from_fn(|index| 1 << index),
+            }),
+            zmm_high: Some(ZmmHighState { zmm_high: fill(4) }),
+            high_zmm: Some(HighZmmState { zmm: fill(5) }),
+            pkru: Some(PkruState { pkru: 0x5555_5554 }),
+        }
+    }
+
+    #[test]
+    fn every_component_goes_in_and_comes_out() {
+        let mut area = vec![0; 4096];
+        layout().put_together(&busy(), &mut area).expect("fits");
+        assert_eq!(layout().take_apart(&area), Ok(busy()));
+    }
+
+    #[test]
+    fn components_at_rest_have_no_contents() {
+        let mut area = vec![0; 4096];
+        layout().put_together(&XsaveState::default(), &mut area).expect("fits");
+        assert_eq!(layout().take_apart(&area), Ok(XsaveState::default()));
+        assert_eq!(area[HEADER..HEADER + 8], [0; 8]);
+    }
+
+    #[test]
+    fn contents_that_would_be_lost_are_refused() {
+        let mut area = vec![0; 4096];
+        area[HEADER + 2] = 0b10; // TILECFG
+        assert_eq!(layout().take_apart(&area), Err(XsaveError::Undescribed(1 << 17)));
+    }
+
+    #[test]
+    fn a_host_without_the_component_refuses_the_guest() {
+        let error = XsaveLayout::of_host(&CpuidTable::default()).put_together(&busy(), &mut vec![0; 4096]);
+        assert_eq!(error, Err(XsaveError::NoRoom(2)));
+    }
+}

@@ -1,0 +1,35 @@
+//! The I/O APIC, as an accelerator holds it.
+
+use vmstate::state::VmState;
+
+/// How many inputs it has.
+pub const PINS: usize = 24;
+/// Where it is in the machine; no software moves it.
+pub const BASE_ADDRESS: u64 = 0xfec0_0000;
+
+/// The registers of an I/O APIC.
+#[derive(VmState, Clone, Debug, PartialEq)]
+#[vmstate(name = "ioapic")]
+pub struct IoapicState {
+    /// Its id, which software may change.
+    pub id: u32,
+    /// Which register the window shows.
+    pub register_select: u32,
+    /// Inputs that are asserted and not yet delivered, a bit per pin.
+    pub requested: u32,
+    /// Where each input's interrupts go.
+    pub redirection: [u64; PINS],
+}
+
+impl Default for IoapicState {
+    /// The state after reset: all inputs masked.
+    fn default() -> Self {
+        const MASKED: u64 = 1 << 16;
+        Self {
+            id: 0,
+            register_select: 0,
+            requested: 0,
+            redirection: [MASKED; PINS],
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Guest time, as one record: what all the clocks of a guest showed at the instant at which it was paused.
+//!
+//! The record is made once per pause and applied when the guest goes on. Between the two, here or on another host,
+//! guest time stands still, or is made up for, as the [`TimePolicy`] says.
+
+use vmstate::state::VmState;
+
+/// What becomes of the time during which a guest was paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimePolicy {
+    /// The guest goes on from the instant of its pause: its clocks have not noticed.
+    #[default]
+    Continue,
+    /// The guest's clocks jump ahead by the real time that has passed.
+    JumpToNow,
+}
+
+/// All clocks of a guest at one instant.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+#[vmstate(name = "guest-clock")]
+pub struct ClockState {
+    /// How fast the TSC counts, in kHz.
+    pub tsc_khz: u32,
+    /// The TSC of the first vCPU.
+    pub tsc: u64,
+    /// By how much each vCPU's TSC is ahead of the first one's, in order of APIC ids.
+    #[vmstate(max = 4096)]
+    pub tsc_differences: Vec<i64>,
+    /// The paravirtual clock, in nanoseconds since the VM was made.
+    pub kvmclock_ns: u64,
+    /// The host's wall clock, in nanoseconds since 1970.
+    pub realtime_ns: u64,
+}
+
+impl ClockState {
+    /// The record as it has to be applied at the wall-clock time `now_ns`.
+    #[must_use]
+    pub fn at_resume(&self, policy: TimePolicy, now_ns: u64) -> Self {
+        let mut record = self.clone();
+        if policy == TimePolicy::JumpToNow {
+            // A host whose clock is behind must not turn the guest's clocks back.
+            let passed = now_ns.saturating_sub(self.realtime_ns);
+            let cycles = u128::from(passed) * u128::from(self.tsc_khz) / 1_000_000;
+            record.tsc = self.tsc.saturating_add(u64::try_from(cycles).unwrap_or(u64::MAX));
+            record.kvmclock_ns = self.kvmclock_ns.saturating_add(passed);
+            record.realtime_ns = self.realtime_ns.saturating_add(passed);
+        }
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ClockState {
+        ClockState {
+            tsc_khz: 2_000_000,
+            tsc: 1000,
+            tsc_differences: vec![0, -5],
+            kvmclock_ns: 500,
+            realtime_ns: 1_000_000,
+        }
+    }
+
+    #[test]
+    fn time_stands_still_by_default() {
+        assert_eq!(record().at_resume(TimePolicy::Continue, 9_000_000), record());
+    }
+
+    #[test]
+    fn a_jump_moves_all_clocks_by_the_same_time() {
+        let jumped = record().at_resume(TimePolicy::JumpToNow, 1_000_300);
+        assert_eq!(
+            (jumped.tsc, jumped.kvmclock_ns, jumped.realtime_ns),
+            (1600, 800, 1_000_300)
+        );
+        assert_eq!(jumped.tsc_differences, record().tsc_differences);
+    }
+
+    #[test]
+    fn clocks_never_go_back() {
+        assert_eq!(record().at_resume(TimePolicy::JumpToNow, 10), record());
+    }
+}
