@@ -1,0 +1,381 @@
+//! Values of properties and the kinds that check them.
+
+use std::fmt;
+
+use serde_json::Value as Json;
+
+/// The value of a property, as the command line, the monitor and a recipe hand it around.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PropertyValue {
+    /// Not set.
+    Null,
+    /// A truth value.
+    Bool(bool),
+    /// An unsigned number or a size in bytes.
+    Uint(u64),
+    /// A signed number.
+    Int(i64),
+    /// Text.
+    Str(String),
+    /// A list.
+    List(Vec<PropertyValue>),
+    /// The canonical path of an object, or `None` where the link leads nowhere.
+    Link(Option<String>),
+}
+
+/// A JSON value that no property can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{json} is no value of a property: {reason}")]
+pub struct NotAPropertyValue {
+    /// The value, as JSON.
+    pub json: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl From<&PropertyValue> for Json {
+    fn from(value: &PropertyValue) -> Self {
+        match value {
+            PropertyValue::Null | PropertyValue::Link(None) => Self::Null,
+            PropertyValue::Bool(value) => Self::from(*value),
+            PropertyValue::Uint(value) => Self::from(*value),
+            PropertyValue::Int(value) => Self::from(*value),
+            PropertyValue::Str(value) | PropertyValue::Link(Some(value)) => Self::from(value.as_str()),
+            PropertyValue::List(values) => values.iter().map(Self::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<&Json> for PropertyValue {
+    type Error = NotAPropertyValue;
+
+    fn try_from(json: &Json) -> Result<Self, NotAPropertyValue> {
+        let refuse = |reason| {
+            Err(NotAPropertyValue {
+                json: json.to_string(),
+                reason,
+            })
+        };
+        match json {
+            Json::Null => Ok(Self::Null),
+            Json::Bool(value) => Ok(Self::Bool(*value)),
+            Json::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(value), _) => Ok(Self::Uint(value)),
+                (None, Some(value)) => Ok(Self::Int(value)),
+                (None, None) => refuse("numbers are whole and have at most 64 bits"),
+            },
+            Json::String(value) => Ok(Self::Str(value.clone())),
+            Json::Array(values) => values
+                .iter()
+                .map(Self::try_from)
+                .collect::<Result<_, _>>()
+                .map(Self::List),
+            Json::Object(_) => refuse("it is an object"),
+        }
+    }
+}
+
+impl fmt::Display for PropertyValue {
+    /// As a user would type it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null | Self::Link(None) => f.write_str("nothing"),
+            Self::Bool(value) => f.write_str(if *value { "on" } else { "off" }),
+            Self::Uint(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Str(value) | Self::Link(Some(value)) => write!(f, "'{value}'"),
+            Self::List(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    if index > 0 {
+                        f.write_str(",")?;
+                    }
+                    value.fmt(f)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What values a property takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PropertyKind {
+    /// `on` or `off`.
+    Bool,
+    /// An unsigned number within a range; `bits` only names the type.
+    Uint {
+        /// 8, 16, 32 or 64.
+        bits: u8,
+        /// The smallest value.
+        min: u64,
+        /// The largest value.
+        max: u64,
+    },
+    /// A signed number within a range.
+    Int {
+        /// 8, 16, 32 or 64.
+        bits: u8,
+        /// The smallest value.
+        min: i64,
+        /// The largest value.
+        max: i64,
+    },
+    /// A number of bytes within a range, written with a suffix if one likes: `256M`.
+    Size {
+        /// The smallest value.
+        min: u64,
+        /// The largest value.
+        max: u64,
+    },
+    /// Text.
+    Str,
+    /// A value or nothing.
+    Optional(Box<PropertyKind>),
+    /// A list of values.
+    List(Box<PropertyKind>),
+    /// A path of an object of that type elsewhere in the tree.
+    Link(&'static str),
+    /// An object of that type that this one owns.
+    Child(&'static str),
+}
+
+impl PropertyKind {
+    /// The name of the kind, as QEMU has it: `uint16`, `bool`, `link<x86-cpu>`.
+    #[must_use]
+    pub fn type_name(&self) -> String {
+        match self {
+            Self::Bool => "bool".to_owned(),
+            Self::Uint { bits, .. } => format!("uint{bits}"),
+            Self::Int { bits, .. } => format!("int{bits}"),
+            Self::Size { .. } => "size".to_owned(),
+            Self::Str => "str".to_owned(),
+            Self::Optional(kind) => kind.type_name(),
+            Self::List(kind) => format!("list<{}>", kind.type_name()),
+            Self::Link(target) => format!("link<{target}>"),
+            Self::Child(target) => format!("child<{target}>"),
+        }
+    }
+
+    /// The value in this kind's own form, or `None` where it is none of this kind. Text is read the way a user writes
+    /// it on the command line, so that a value set from a string and one set from JSON are checked by the same rule.
+    #[must_use]
+    pub(super) fn accept(&self, value: &PropertyValue) -> Option<PropertyValue> {
+        match (self, value) {
+            (Self::Bool, PropertyValue::Bool(_)) | (Self::Str, PropertyValue::Str(_)) => Some(value.clone()),
+            (Self::Bool, PropertyValue::Str(text)) => match text.as_str() {
+                "on" | "true" | "yes" => Some(PropertyValue::Bool(true)),
+                "off" | "false" | "no" => Some(PropertyValue::Bool(false)),
+                _ => None,
+            },
+            (Self::Uint { min, max, .. }, _) => {
+                let number = as_u64(value, parse_number)?;
+                (min..=max).contains(&&number).then_some(PropertyValue::Uint(number))
+            }
+            (Self::Size { min, max }, _) => {
+                let number = as_u64(value, parse_size)?;
+                (min..=max).contains(&&number).then_some(PropertyValue::Uint(number))
+            }
+            (Self::Int { min, max, .. }, _) => {
+                let number = as_i64(value)?;
+                (min..=max).contains(&&number).then_some(PropertyValue::Int(number))
+            }
+            (Self::Optional(_), PropertyValue::Null) => Some(PropertyValue::Null),
+            (Self::Optional(kind), _) => kind.accept(value),
+            (Self::List(kind), PropertyValue::List(values)) => values
+                .iter()
+                .map(|value| kind.accept(value))
+                .collect::<Option<_>>()
+                .map(PropertyValue::List),
+            (Self::List(_), PropertyValue::Str(text)) if text.is_empty() => Some(PropertyValue::List(Vec::new())),
+            (Self::List(kind), PropertyValue::Str(text)) => text
+                .split(',')
+                .map(|item| kind.accept(&PropertyValue::Str(item.to_owned())))
+                .collect::<Option<_>>()
+                .map(PropertyValue::List),
+            (Self::Link(_), PropertyValue::Link(_)) => Some(value.clone()),
+            (Self::Link(_), PropertyValue::Null) => Some(PropertyValue::Link(None)),
+            (Self::Link(_), PropertyValue::Str(path)) => {
+                Some(PropertyValue::Link((!path.is_empty()).then(|| path.clone())))
+            }
+            _ => None,
+        }
+    }
+
+    /// Narrows the range of a number from below.
+    pub(super) fn set_min(&mut self, bound: &PropertyValue) {
+        match (self, bound) {
+            (Self::Uint { min, .. } | Self::Size { min, .. }, PropertyValue::Uint(bound)) => *min = *bound,
+            (Self::Int { min, .. }, PropertyValue::Int(bound)) => *min = *bound,
+            (Self::Optional(kind) | Self::List(kind), _) => kind.set_min(bound),
+            _ => {}
+        }
+    }
+
+    /// Narrows the range of a number from above.
+    pub(super) fn set_max(&mut self, bound: &PropertyValue) {
+        match (self, bound) {
+            (Self::Uint { max, .. } | Self::Size { max, .. }, PropertyValue::Uint(bound)) => *max = *bound,
+            (Self::Int { max, .. }, PropertyValue::Int(bound)) => *max = *bound,
+            (Self::Optional(kind) | Self::List(kind), _) => kind.set_max(bound),
+            _ => {}
+        }
+    }
+
+    /// Turns a 64-bit number into a size.
+    pub(super) fn make_size(&mut self) {
+        match self {
+            Self::Uint { min, max, .. } => *self = Self::Size { min: *min, max: *max },
+            Self::Optional(kind) | Self::List(kind) => kind.make_size(),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Display for PropertyKind {
+    /// What a user is told to give.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool => f.write_str("on or off"),
+            Self::Uint { min, max, .. } => write!(f, "a number from {min} to {max}"),
+            Self::Int { min, max, .. } => write!(f, "a number from {min} to {max}"),
+            Self::Size { min, max } => {
+                f.write_str("a size in bytes, or with a suffix K, M, G or T")?;
+                match (*min, *max) {
+                    (0, u64::MAX) => Ok(()),
+                    (min, u64::MAX) => write!(f, ", from {min}"),
+                    (min, max) => write!(f, ", from {min} to {max}"),
+                }
+            }
+            Self::Str => f.write_str("text"),
+            Self::Optional(kind) => write!(f, "{kind}, or null"),
+            Self::List(kind) => write!(f, "a list, each item {kind}"),
+            Self::Link(target) => write!(f, "the path of an object of type {target}"),
+            Self::Child(target) => write!(f, "an object of type {target}"),
+        }
+    }
+}
+
+fn as_u64(value: &PropertyValue, parse: fn(&str) -> Option<u64>) -> Option<u64> {
+    match value {
+        PropertyValue::Uint(number) => Some(*number),
+        PropertyValue::Int(number) => u64::try_from(*number).ok(),
+        PropertyValue::Str(text) => parse(text),
+        _ => None,
+    }
+}
+
+fn as_i64(value: &PropertyValue) -> Option<i64> {
+    match value {
+        PropertyValue::Int(number) => Some(*number),
+        PropertyValue::Uint(number) => i64::try_from(*number).ok(),
+        PropertyValue::Str(text) => match text.strip_prefix('-') {
+            Some(magnitude) => 0i64.checked_sub_unsigned(parse_number(magnitude)?),
+            None => i64::try_from(parse_number(text)?).ok(),
+        },
+        _ => None,
+    }
+}
+
+/// Decimal, or hexadecimal after `0x`. No sign, no spaces.
+fn parse_number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    if !digits.chars().all(|digit| digit.is_digit(radix)) {
+        return None;
+    }
+    u64::from_str_radix(digits, radix).ok()
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    if text.starts_with("0x") || text.starts_with("0X") {
+        return parse_number(text);
+    }
+    let upper = text.to_ascii_uppercase();
+    let upper = upper.strip_suffix("IB").unwrap_or(&upper);
+    let shift = match upper.chars().last()? {
+        'K' => 10,
+        'M' => 20,
+        'G' => 30,
+        'T' => 40,
+        _ => return parse_number(upper),
+    };
+    parse_number(&upper[..upper.len() - 1])?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: PropertyKind = PropertyKind::Uint {
+        bits: 16,
+        min: 0x10,
+        max: 0x3ff,
+    };
+    const SIZE: PropertyKind = PropertyKind::Size { min: 0, max: u64::MAX };
+
+    fn text(text: &str) -> PropertyValue {
+        PropertyValue::Str(text.to_owned())
+    }
+
+    #[test]
+    fn numbers_are_read_in_decimal_and_hexadecimal_and_kept_in_range() {
+        assert_eq!(PORT.accept(&text("0x3f8")), Some(PropertyValue::Uint(0x3f8)));
+        assert_eq!(PORT.accept(&text("1016")), PORT.accept(&PropertyValue::Int(1016)));
+        for refused in [
+            "",
+            "0x",
+            "+1016",
+            "0x400",
+            "15",
+            "1016 ",
+            "-1016",
+            "99999999999999999999",
+        ] {
+            assert_eq!(PORT.accept(&text(refused)), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn signed_numbers_reach_both_ends_of_their_range() {
+        let kind = PropertyKind::Int {
+            bits: 64,
+            min: i64::MIN,
+            max: i64::MAX,
+        };
+        assert_eq!(
+            kind.accept(&text("-9223372036854775808")),
+            Some(PropertyValue::Int(i64::MIN))
+        );
+        assert_eq!(kind.accept(&text("-9223372036854775809")), None);
+        assert_eq!(kind.accept(&PropertyValue::Uint(u64::MAX)), None);
+    }
+
+    #[test]
+    fn sizes_take_suffixes_and_do_not_overflow() {
+        assert_eq!(SIZE.accept(&text("256M")), Some(PropertyValue::Uint(256 << 20)));
+        assert_eq!(SIZE.accept(&text("1gib")), Some(PropertyValue::Uint(1 << 30)));
+        for refused in ["M", "1X", "99999999T", "ÄM", "1ß"] {
+            assert_eq!(SIZE.accept(&text(refused)), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn json_and_values_are_converted_without_loss() {
+        for value in [
+            PropertyValue::Null,
+            PropertyValue::Bool(true),
+            PropertyValue::Uint(u64::MAX),
+            PropertyValue::Int(-1),
+            PropertyValue::List(vec![text("a"), PropertyValue::Uint(1)]),
+        ] {
+            assert_eq!(PropertyValue::try_from(&Json::from(&value)), Ok(value));
+        }
+        let error = PropertyValue::try_from(&serde_json::json!([1, 1.5])).expect_err("a fraction");
+        assert_eq!(
+            error.to_string(),
+            "1.5 is no value of a property: numbers are whole and have at most 64 bits"
+        );
+    }
+}
