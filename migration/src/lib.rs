@@ -1,7 +1,7 @@
 //! Transfer: saving, restoring and moving a machine are one operation with different endpoints.
 //!
 //! What lives here: the records and the phases that every transfer is made of ([`record`], [`phases`]), what is said
-//! about a machine before its contents ([`hello`], [`header`], [`manifest`]), what the engine needs of a machine (`vm`),
+//! about a machine before its contents ([`hello`], [`header`], [`manifest`]), what the engine needs of a machine ([`vm`]),
 //! snapshot files and live migration. What does not: which accelerator runs the guest, and what the monitor says about it.
 
 pub mod cancel;
@@ -16,5 +16,6 @@ pub mod phases;
 pub mod record;
 pub mod switchover;
 pub mod uri;
+pub mod vm;
 
 pub use cbor::CborError;

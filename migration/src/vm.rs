@@ -9,9 +9,11 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use hw::memory::RamBlock;
+use hw::memory::{RamBlock, RamError};
 use vmstate::qom::sections::{IncomingSection, SectionSchema};
 use vmstate::state::Section;
+
+use crate::ident::ContentHash;
 
 pub use crate::header::{Header, Identity, Parent};
 pub use crate::manifest::{
@@ -29,6 +31,8 @@ pub struct Offer {
     pub inventory: Inventory,
     /// The writer's description of every section that can follow.
     pub schemas: Vec<SectionSchema>,
+    /// What the new instance descends from, where the endpoint is a snapshot.
+    pub parent: Option<Parent>,
 }
 
 /// What a destination found when it compared an [`Offer`] with itself and its host.
@@ -129,12 +133,12 @@ pub enum RamSource {
 }
 
 /// Where one RAM block lies in a file.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct FileBlock {
     /// The block's name, as in [`RamBlockRecipe`].
     pub name: String,
     /// The file, open for reading.
-    pub file: Arc<File>,
+    pub file: File,
     /// Where in it the block begins; aligned for huge pages.
     pub offset: u64,
     /// The block's size in bytes.
@@ -220,7 +224,8 @@ pub trait DestinationFactory: Send + Sync {
 
 /// A machine that was built from an offer and waits for its contents. Dropping it leaves nothing behind.
 pub trait DestinationVm: Send {
-    /// Every RAM block, in the order of the recipe.
+    /// Every RAM block, in the order of the recipe. The engine fills them and then makes those read-only that the recipe
+    /// says are, so none is before.
     fn ram(&self) -> Vec<Arc<RamBlock>>;
     /// Puts every section into the objects and the accelerator, after all of them were found valid. RAM is complete by
     /// now. Nothing runs afterwards.
@@ -235,4 +240,92 @@ pub trait DestinationVm: Send {
     ///
     /// The accelerator refuses; no instruction has run.
     fn run(&mut self) -> Result<(), VmError>;
+}
+
+/// Checks that a machine has the RAM blocks of its recipe, in that order.
+///
+/// # Errors
+///
+/// The first block that differs.
+pub fn match_blocks(recipe: &Recipe, blocks: &[Arc<RamBlock>]) -> Result<(), VmError> {
+    let differs = |block: &str, because: String| {
+        Err(VmError::Memory {
+            block: block.to_owned(),
+            because,
+        })
+    };
+    if let Some(missing) = recipe.ram.get(blocks.len()) {
+        return differs(&missing.name, "the recipe has it and the machine has not".to_owned());
+    }
+    for (position, block) in blocks.iter().enumerate() {
+        match recipe.ram.get(position) {
+            Some(wanted) if (wanted.name.as_str(), wanted.size) == (block.name(), block.size()) => {}
+            Some(wanted) => {
+                let because = format!(
+                    "the machine has '{}' of {} bytes where the recipe wants {} bytes of it",
+                    block.name(),
+                    block.size(),
+                    wanted.size
+                );
+                return differs(&wanted.name, because);
+            }
+            None => return differs(block.name(), "the machine has it and the recipe has not".to_owned()),
+        }
+    }
+    Ok(())
+}
+
+/// Checks that RAM that has arrived holds the boot payload that the recipe promises, and makes the read-only blocks so.
+///
+/// # Errors
+///
+/// The payload that is something else, or the block that cannot be read or protected.
+pub fn finish_blocks(recipe: &Recipe, blocks: &[Arc<RamBlock>]) -> Result<(), VmError> {
+    match_blocks(recipe, blocks)?;
+    for payload in &recipe.boot {
+        let block = blocks.iter().find(|block| block.name() == payload.block);
+        let block = block.ok_or_else(|| VmError::Memory {
+            block: payload.block.clone(),
+            because: format!("the {} should lie in it, and there is none", payload.role),
+        })?;
+        if hash_of(block, payload.length)? != payload.hash {
+            return Err(VmError::Memory {
+                block: payload.block.clone(),
+                because: format!("it does not hold the {} that the recipe promises", payload.role),
+            });
+        }
+    }
+    for (wanted, block) in recipe.ram.iter().zip(blocks) {
+        if wanted.readonly {
+            block.make_readonly().map_err(|error| memory_error(block, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The hash of the first `length` bytes of a block, as a recipe's boot payload has it.
+///
+/// # Errors
+///
+/// The block is shorter.
+pub fn hash_of(block: &RamBlock, length: u64) -> Result<ContentHash, VmError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut offset = 0;
+    while offset < length {
+        let step = usize::try_from(length - offset).map_or(buffer.len(), |left| left.min(buffer.len()));
+        block
+            .read(offset, &mut buffer[..step])
+            .map_err(|error| memory_error(block, &error))?;
+        hasher.update(&buffer[..step]);
+        offset += u64::try_from(step).unwrap_or(u64::MAX);
+    }
+    Ok(ContentHash::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+pub(crate) fn memory_error(block: &RamBlock, error: &RamError) -> VmError {
+    VmError::Memory {
+        block: block.name().to_owned(),
+        because: error.to_string(),
+    }
 }
