@@ -2,3 +2,4 @@
 
 pub mod clock;
 pub mod i8254;
+pub mod rtc;

@@ -136,6 +136,11 @@ impl Object {
         *self.frozen.write() = true;
     }
 
+    /// Undoes [`Object::freeze`], for an object that is taken out of use or never came into it.
+    pub fn thaw(&self) {
+        *self.frozen.write() = false;
+    }
+
     /// Whether the configuration can no longer change.
     #[must_use]
     pub fn is_frozen(&self) -> bool {

@@ -1,0 +1,409 @@
+//! The 16550A UART (National Semiconductor PC16550D data sheet, section 8).
+//!
+//! Both FIFOs, the loopback mode and the interrupt priorities are there. Time is not: a byte is on the wire as soon as the
+//! sink takes it, whatever the divisor says, and what lies below the receive trigger counts as timed out at once. A sink
+//! that takes nothing keeps the transmitter busy, so that a guest waits for a slow console and nobody else does.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use vmstate::VmState;
+use vmstate::qom::{Class, Config, Obj, Object, WeakObj};
+
+use super::{CharFrontend, CharSink};
+use crate::core::{
+    DeviceClass, DeviceImpl, DeviceRegion, IrqLine, Mapping, RealizeCtx, RealizeError, Realized, ResetKind,
+};
+use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
+
+/// Bytes that each FIFO holds.
+const FIFO: usize = 16;
+/// Ports that the UART decodes.
+const PORTS: u64 = 8;
+
+/// Interrupt enable register.
+mod ier {
+    pub const RECEIVED: u8 = 1 << 0;
+    pub const TRANSMIT_EMPTY: u8 = 1 << 1;
+    pub const LINE_STATUS: u8 = 1 << 2;
+    pub const MODEM_STATUS: u8 = 1 << 3;
+    pub const ALL: u8 = 0x0f;
+}
+
+/// Interrupt identification register.
+mod iir {
+    pub const NONE: u8 = 0x01;
+    pub const MODEM_STATUS: u8 = 0x00;
+    pub const TRANSMIT_EMPTY: u8 = 0x02;
+    pub const RECEIVED: u8 = 0x04;
+    pub const LINE_STATUS: u8 = 0x06;
+    pub const TIMED_OUT: u8 = 0x0c;
+    pub const FIFOS: u8 = 0xc0;
+}
+
+/// FIFO control register.
+mod fcr {
+    pub const ENABLE: u8 = 1 << 0;
+    pub const CLEAR_RECEIVE: u8 = 1 << 1;
+    pub const CLEAR_TRANSMIT: u8 = 1 << 2;
+    pub const KEPT: u8 = 0xc9;
+}
+
+/// Line status register.
+mod lsr {
+    pub const DATA_READY: u8 = 1 << 0;
+    pub const OVERRUN: u8 = 1 << 1;
+    pub const ERRORS: u8 = 0x1e;
+    pub const TRANSMIT_EMPTY: u8 = 1 << 5;
+    pub const IDLE: u8 = 1 << 6;
+}
+
+/// Line control register: the divisor latch is what ports 0 and 1 show.
+const LCR_DLAB: u8 = 1 << 7;
+/// Modem control register: loopback.
+const MCR_LOOPBACK: u8 = 1 << 4;
+/// Bits of the modem control register that exist.
+const MCR_MASK: u8 = 0x1f;
+/// Modem status of a connected line: carrier, data set ready, clear to send.
+const MSR_CONNECTED: u8 = 0xb0;
+/// 115200 / 9600: the divisor that firmware leaves behind.
+const DIVISOR_9600: u16 = 12;
+
+/// All that the guest can change in the UART.
+#[derive(VmState, Clone, Debug, PartialEq)]
+#[vmstate(name = "serial16550", version = 1)]
+pub struct SerialState {
+    /// Interrupt enable.
+    pub ier: u8,
+    /// FIFO control, the bits that stay.
+    pub fcr: u8,
+    /// Line control.
+    pub lcr: u8,
+    /// Modem control.
+    pub mcr: u8,
+    /// Sticky error bits of the line status; the rest of that register follows from the FIFOs.
+    pub line_errors: u8,
+    /// Modem status, with its delta bits.
+    pub msr: u8,
+    /// Scratch.
+    pub scratch: u8,
+    /// Divisor latch.
+    pub divisor: u16,
+    /// The transmitter ran empty and the guest has not yet been told, or not yet looked.
+    pub transmit_pending: bool,
+    /// Received and not yet read, oldest first.
+    #[vmstate(max = 16)]
+    pub received: VecDeque<u8>,
+    /// Written and not yet taken by the sink, oldest first.
+    #[vmstate(max = 16)]
+    pub transmit: VecDeque<u8>,
+}
+
+impl Default for SerialState {
+    fn default() -> Self {
+        Self {
+            ier: 0,
+            fcr: 0,
+            lcr: 0,
+            mcr: 0,
+            line_errors: 0,
+            msr: MSR_CONNECTED,
+            scratch: 0,
+            divisor: DIVISOR_9600,
+            transmit_pending: false,
+            received: VecDeque::new(),
+            transmit: VecDeque::new(),
+        }
+    }
+}
+
+impl SerialState {
+    fn fifos(&self) -> bool {
+        self.fcr & fcr::ENABLE != 0
+    }
+
+    fn capacity(&self) -> usize {
+        if self.fifos() { FIFO } else { 1 }
+    }
+
+    fn trigger(&self) -> usize {
+        if !self.fifos() {
+            return 1;
+        }
+        [1, 4, 8, 14][usize::from(self.fcr >> 6)]
+    }
+
+    fn line_status(&self) -> u8 {
+        let mut status = self.line_errors;
+        if !self.received.is_empty() {
+            status |= lsr::DATA_READY;
+        }
+        if self.transmit.is_empty() {
+            status |= lsr::TRANSMIT_EMPTY | lsr::IDLE;
+        }
+        status
+    }
+
+    /// The interrupt that is due, highest priority first (data sheet, table IV).
+    fn interrupt(&self) -> u8 {
+        if self.ier & ier::LINE_STATUS != 0 && self.line_errors != 0 {
+            iir::LINE_STATUS
+        } else if self.ier & ier::RECEIVED != 0 && self.received.len() >= self.trigger() {
+            iir::RECEIVED
+        } else if self.ier & ier::RECEIVED != 0 && !self.received.is_empty() {
+            iir::TIMED_OUT
+        } else if self.ier & ier::TRANSMIT_EMPTY != 0 && self.transmit_pending {
+            iir::TRANSMIT_EMPTY
+        } else if self.ier & ier::MODEM_STATUS != 0 && self.msr & 0x0f != 0 {
+            iir::MODEM_STATUS
+        } else {
+            iir::NONE
+        }
+    }
+
+    fn take_input(&mut self, bytes: &[u8]) -> usize {
+        let room = self.capacity().saturating_sub(self.received.len());
+        let taken = room.min(bytes.len());
+        self.received.extend(&bytes[..taken]);
+        taken
+    }
+
+    /// Loopback feeds the transmitter back into the receiver, and the modem outputs into the modem inputs.
+    fn loop_back(&mut self, byte: u8) {
+        if self.take_input(&[byte]) == 0 {
+            self.line_errors |= lsr::OVERRUN;
+        }
+        self.transmit_pending = true;
+    }
+
+    fn modem_status(&self) -> u8 {
+        if self.mcr & MCR_LOOPBACK == 0 {
+            return self.msr;
+        }
+        let out = self.mcr;
+        (self.msr & 0x0f) | (out & 0x02) << 3 | (out & 0x01) << 5 | (out & 0x0c) << 4
+    }
+}
+
+/// A 16550A serial port on the system bus.
+#[derive(Object)]
+#[object(name = "serial16550", parent = "device", class_init = class_init)]
+pub struct Serial16550 {
+    #[config(property, default = 0x3f8, description = "first of its eight I/O ports")]
+    iobase: Config<u16>,
+    #[config(property, default = 4, description = "interrupt input of the machine")]
+    irq: Config<u32>,
+    /// Set before realize by whoever owns the console; a host resource, so never from a stream.
+    #[runtime]
+    sink: Mutex<Option<Arc<dyn CharSink>>>,
+    #[runtime]
+    wires: Realized<Wires>,
+    #[state]
+    state: Mutex<SerialState>,
+}
+
+/// What realize makes.
+pub struct Wires {
+    irq: IrqLine,
+    sink: Option<Arc<dyn CharSink>>,
+    _ports: Mapping,
+}
+
+fn class_init(class: &mut Class) {
+    DeviceClass::implement::<Serial16550>(class);
+}
+
+impl Serial16550 {
+    /// Connects the output; the next realize takes it up.
+    pub fn connect(&self, sink: Arc<dyn CharSink>) {
+        *self.sink.lock() = Some(sink);
+    }
+
+    /// The port as its back end sees it.
+    #[must_use]
+    pub fn frontend(this: &Obj<Self>) -> Arc<dyn CharFrontend> {
+        Arc::new(Frontend(this.downgrade()))
+    }
+
+    /// A copy of the state, for tests and for people.
+    #[must_use]
+    pub fn state(&self) -> SerialState {
+        self.state.lock().clone()
+    }
+
+    fn changed(&self, state: &SerialState) {
+        self.wires
+            .with(|wires| wires.irq.set_level(state.interrupt() != iir::NONE));
+    }
+
+    /// Offers what waits in the transmitter to the sink.
+    fn transmit(&self, state: &mut SerialState) {
+        let sent = self.wires.with(|wires| match &wires.sink {
+            Some(sink) => sink.try_write(state.transmit.make_contiguous()),
+            None => state.transmit.len(),
+        });
+        state.transmit.drain(..sent.unwrap_or(0));
+        if state.transmit.is_empty() {
+            state.transmit_pending = true;
+        }
+    }
+
+    fn write_data(&self, state: &mut SerialState, byte: u8) {
+        state.transmit_pending = false;
+        if state.mcr & MCR_LOOPBACK != 0 {
+            state.loop_back(byte);
+            return;
+        }
+        if state.transmit.len() == state.capacity() {
+            // As in the hardware: the guest did not wait for the transmitter, and the newest byte wins its place.
+            state.transmit.pop_back();
+        }
+        state.transmit.push_back(byte);
+        self.transmit(state);
+    }
+
+    fn write_fifo_control(state: &mut SerialState, value: u8) {
+        let switched = (state.fcr ^ value) & fcr::ENABLE != 0;
+        if switched || value & fcr::CLEAR_RECEIVE != 0 {
+            state.received.clear();
+        }
+        if switched || value & fcr::CLEAR_TRANSMIT != 0 {
+            state.transmit.clear();
+            state.transmit_pending = true;
+        }
+        state.fcr = if value & fcr::ENABLE == 0 { 0 } else { value & fcr::KEPT };
+    }
+}
+
+impl RegionOps for Serial16550 {
+    fn read(&self, _cx: &mut IoContext, offset: u64, _size: u8) -> u64 {
+        let mut state = self.state.lock();
+        let mut room = false;
+        let latch = state.lcr & LCR_DLAB != 0;
+        let [low, high] = state.divisor.to_le_bytes();
+        let value = match offset {
+            0 if latch => low,
+            1 if latch => high,
+            0 => {
+                let byte = state.received.pop_front().unwrap_or(0);
+                room = state.received.is_empty();
+                byte
+            }
+            1 => state.ier,
+            2 => {
+                let id = state.interrupt();
+                if id == iir::TRANSMIT_EMPTY {
+                    state.transmit_pending = false;
+                }
+                id | if state.fifos() { iir::FIFOS } else { 0 }
+            }
+            3 => state.lcr,
+            4 => state.mcr,
+            5 => {
+                let status = state.line_status();
+                state.line_errors = 0;
+                status
+            }
+            6 => {
+                let status = state.modem_status();
+                state.msr &= 0xf0;
+                status
+            }
+            _ => state.scratch,
+        };
+        self.changed(&state);
+        drop(state);
+        if room {
+            self.wires
+                .with(|wires| wires.sink.as_ref().map(|sink| sink.input_room()));
+        }
+        u64::from(value)
+    }
+
+    fn write(&self, _cx: &mut IoContext, offset: u64, _size: u8, value: u64) {
+        let [value, ..] = value.to_le_bytes();
+        let mut state = self.state.lock();
+        let latch = state.lcr & LCR_DLAB != 0;
+        let [low, high] = state.divisor.to_le_bytes();
+        match offset {
+            0 if latch => state.divisor = u16::from_le_bytes([value, high]),
+            1 if latch => state.divisor = u16::from_le_bytes([low, value]),
+            0 => self.write_data(&mut state, value),
+            1 => {
+                let enabled = value & ier::ALL;
+                // Enabling the transmit interrupt with an empty transmitter raises it, which drivers count on.
+                if enabled & !state.ier & ier::TRANSMIT_EMPTY != 0 && state.transmit.is_empty() {
+                    state.transmit_pending = true;
+                }
+                state.ier = enabled;
+            }
+            2 => Self::write_fifo_control(&mut state, value),
+            3 => state.lcr = value,
+            4 => state.mcr = value & MCR_MASK,
+            // The status registers are read-only outside of factory tests.
+            5 | 6 => {}
+            _ => state.scratch = value,
+        }
+        state.line_errors &= lsr::ERRORS;
+        self.changed(&state);
+    }
+}
+
+impl DeviceImpl for Serial16550 {
+    type Runtime = Wires;
+
+    fn runtime(&self) -> &Realized<Wires> {
+        &self.wires
+    }
+
+    fn realize(this: &Obj<Self>, cx: &mut RealizeCtx<'_>) -> Result<Wires, RealizeError> {
+        let region = MemoryRegion::io(
+            "serial16550",
+            PORTS,
+            DeviceRegion::ops(this.downgrade()),
+            AccessRules::BYTES,
+        );
+        Ok(Wires {
+            irq: cx.irq(this.irq.get()),
+            sink: this.sink.lock().clone(),
+            _ports: cx.map_ports(this.object(), this.iobase.get(), region)?,
+        })
+    }
+
+    fn reset_hold(&self, _kind: ResetKind) {
+        let mut state = self.state.lock();
+        *state = SerialState::default();
+        self.changed(&state);
+    }
+
+    fn drive_lines(&self) {
+        self.changed(&self.state.lock());
+    }
+}
+
+struct Frontend(WeakObj<Serial16550>);
+
+impl CharFrontend for Frontend {
+    fn receive(&self, bytes: &[u8]) -> usize {
+        let Some(port) = self.0.upgrade() else {
+            return bytes.len();
+        };
+        let mut state = port.state.lock();
+        if state.mcr & MCR_LOOPBACK != 0 {
+            return 0;
+        }
+        let taken = state.take_input(bytes);
+        port.changed(&state);
+        taken
+    }
+
+    fn writable(&self) {
+        let Some(port) = self.0.upgrade() else { return };
+        let mut state = port.state.lock();
+        if !state.transmit.is_empty() {
+            port.transmit(&mut state);
+            port.changed(&state);
+        }
+    }
+}

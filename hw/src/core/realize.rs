@@ -1,0 +1,144 @@
+//! What a device is given to become real, and how it takes its place on the memory map.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use vmstate::qom::{Object, PropertyError};
+
+use super::irq::{IrqLine, IrqSink};
+use super::machine_events::MachineEvents;
+use crate::memory::{AddressSpace, MemoryRegion};
+
+/// Why a device could not be realized. Whatever it had already taken has been given back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RealizeError {
+    /// A required property has no value, or one that the device cannot work with.
+    #[error("{device}: property {property} {problem}")]
+    Property {
+        /// Canonical path of the device.
+        device: String,
+        /// The property's name.
+        property: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The device's place on the map is taken or impossible.
+    #[error("{device}: cannot map {region}: {problem}")]
+    Map {
+        /// Canonical path of the device.
+        device: String,
+        /// The region's name.
+        region: String,
+        /// Why not.
+        problem: String,
+    },
+    /// The type has no `realize`: it is abstract hardware, or not a device.
+    #[error("{0} is not a device that can be realized")]
+    NotADevice(String),
+    /// The device is realized already.
+    #[error("{0} is realized already")]
+    Already(String),
+    /// The accelerator or the host refused.
+    #[error("{device}: {problem}")]
+    Host {
+        /// Canonical path of the device.
+        device: String,
+        /// What was refused, and the remedy where there is one.
+        problem: String,
+    },
+    /// A property operation failed.
+    #[error(transparent)]
+    PropertyAccess(#[from] PropertyError),
+}
+
+/// What a device may use while it becomes real: the two address spaces and the interrupt inputs of its machine.
+///
+/// Everything that it takes from here comes as a guard ([`Mapping`]) or a handle ([`IrqLine`]) that the device keeps in
+/// its runtime part; dropping that part gives everything back.
+pub struct RealizeCtx<'a> {
+    memory: &'a AddressSpace,
+    io: &'a AddressSpace,
+    interrupts: Arc<dyn IrqSink>,
+    events: Arc<dyn MachineEvents>,
+}
+
+impl<'a> RealizeCtx<'a> {
+    /// A context over a machine's address spaces, the sink of its interrupt lines and the taker of its requests.
+    #[must_use]
+    pub fn new(
+        memory: &'a AddressSpace,
+        io: &'a AddressSpace,
+        interrupts: Arc<dyn IrqSink>,
+        events: Arc<dyn MachineEvents>,
+    ) -> Self {
+        Self {
+            memory,
+            io,
+            interrupts,
+            events,
+        }
+    }
+
+    /// Where the device's requests to the machine go.
+    #[must_use]
+    pub fn events(&self) -> Arc<dyn MachineEvents> {
+        Arc::clone(&self.events)
+    }
+
+    /// Maps `region` at `port` of the I/O space for as long as the returned guard lives.
+    ///
+    /// # Errors
+    ///
+    /// [`RealizeError::Map`] if the region does not fit there.
+    pub fn map_ports(&self, device: &Object, port: u16, region: MemoryRegion) -> Result<Mapping, RealizeError> {
+        Mapping::new(device, self.io, u64::from(port), region)
+    }
+
+    /// Maps `region` at guest-physical `address` for as long as the returned guard lives.
+    ///
+    /// # Errors
+    ///
+    /// [`RealizeError::Map`] if the region does not fit there.
+    pub fn map_memory(&self, device: &Object, address: u64, region: MemoryRegion) -> Result<Mapping, RealizeError> {
+        Mapping::new(device, self.memory, address, region)
+    }
+
+    /// A line to interrupt input `gsi` of the machine.
+    #[must_use]
+    pub fn irq(&self, gsi: u32) -> IrqLine {
+        IrqLine::new(Arc::clone(&self.interrupts), gsi)
+    }
+}
+
+/// A region's place on the map; dropping it takes the region off again.
+pub struct Mapping {
+    space: AddressSpace,
+    region: MemoryRegion,
+}
+
+impl Mapping {
+    fn new(device: &Object, space: &AddressSpace, at: u64, region: MemoryRegion) -> Result<Self, RealizeError> {
+        space
+            .root()
+            .add_subregion(at, &region)
+            .map_err(|error| RealizeError::Map {
+                device: device.path(),
+                region: region.name().to_owned(),
+                problem: error.to_string(),
+            })?;
+        Ok(Self {
+            space: space.clone(),
+            region,
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.space
+            .root()
+            .remove_subregion(&self.region)
+            .expect("the region is where this guard put it");
+    }
+}
