@@ -1,1 +1,10 @@
-//! tests
+//! Black-box tests of Tern: what a user can do, done to the program that a user gets.
+//!
+//! The tests themselves are in `tests/tests/`, one file per promise. Here is what they share: building the program
+//! ([`binary`]), running it ([`process`]), and reading its embedded guest's console ([`guest`]).
+//!
+//! Nothing here sleeps to wait for something: everything waits for a line, an exit or a deadline that is far away.
+
+pub mod binary;
+pub mod guest;
+pub mod process;

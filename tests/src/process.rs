@@ -1,0 +1,306 @@
+//! One `vm` process and what it writes.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::binary;
+
+/// How long anything may take before a test gives up. Machines are shared and slow; nothing that works comes near it.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A private folder for one test: control sockets, snapshots. It is removed with everything in it.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new empty folder.
+    ///
+    /// # Panics
+    ///
+    /// If the temporary folder cannot be written.
+    #[must_use]
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tern-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a scratch folder can be made");
+        Self(path)
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A path in the folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The names of everything in the folder and below, sorted.
+    ///
+    /// # Panics
+    ///
+    /// If the folder cannot be read.
+    #[must_use]
+    pub fn contents(&self) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(&self.0)
+            .expect("the scratch folder can be read")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// `vm` with these arguments, its runtime folder here, and nothing of this process's environment but the path.
+    #[must_use]
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(binary::vm());
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("XDG_RUNTIME_DIR", &self.0);
+        command
+    }
+
+    /// Runs `vm` to its end.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[must_use]
+    pub fn vm<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().expect("vm starts")
+    }
+
+    /// Runs `vm` to its end and expects success; returns what it wrote to stdout.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    #[track_caller]
+    pub fn vm_ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, args: &[S]) -> String {
+        let output = self.vm(args);
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "vm {args:?}: {}\n{stdout}{stderr}", output.status);
+        stdout.into_owned()
+    }
+
+    /// Starts `vm` in the foreground with its console on pipes.
+    #[must_use]
+    pub fn start<S: AsRef<OsStr>>(&self, args: &[S]) -> VmProcess {
+        VmProcess::start(self.command(args))
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left behind is a test's finding, not this destructor's.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a process has written to one of its streams so far.
+#[derive(Debug, Default)]
+struct Log {
+    state: Mutex<LogState>,
+    grown: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct LogState {
+    text: String,
+    closed: bool,
+}
+
+impl Log {
+    fn follow(mut stream: impl Read + Send + 'static) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        let writer = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            loop {
+                let read = stream.read(&mut bytes).unwrap_or(0);
+                let mut state = writer.state.lock();
+                state.text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+                state.closed = read == 0;
+                writer.grown.notify_all();
+                if read == 0 {
+                    return;
+                }
+            }
+        });
+        log
+    }
+
+    /// Waits until `find` finds something in what was written from byte `from` on.
+    fn wait<T>(&self, from: usize, mut find: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state.lock();
+        loop {
+            if let Some(found) = find(state.text.get(from..).unwrap_or_default()) {
+                return Ok(found);
+            }
+            if state.closed {
+                return Err("the stream has ended".to_owned());
+            }
+            if self.grown.wait_until(&mut state, deadline).timed_out() {
+                return Err(format!("nothing for {PATIENCE:?}"));
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        self.state.lock().text.clone()
+    }
+}
+
+/// A `vm` process in the foreground. It is killed when dropped.
+#[derive(Debug)]
+pub struct VmProcess {
+    child: Child,
+    input: Option<ChildStdin>,
+    console: Arc<Log>,
+    messages: Arc<Log>,
+    read_to: usize,
+}
+
+impl VmProcess {
+    /// Starts `command` with pipes for all three streams.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vm starts");
+        let console = Log::follow(child.stdout.take().expect("a pipe"));
+        let messages = Log::follow(child.stderr.take().expect("a pipe"));
+        Self { input: child.stdin.take(), child, console, messages, read_to: 0 }
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Types `keys` on the guest's console.
+    ///
+    /// # Panics
+    ///
+    /// If the process has closed its input.
+    pub fn type_keys(&mut self, keys: &str) {
+        let input = self.input.as_mut().expect("the input is open");
+        input.write_all(keys.as_bytes()).and_then(|()| input.flush()).expect("the console takes input");
+    }
+
+    /// Waits for a complete console line that `wanted` accepts, after those that were waited for before; returns it.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    #[track_caller]
+    pub fn wait_line(&mut self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> String {
+        let found = self.console.wait(self.read_to, |text| {
+            let mut end = 0;
+            text.split_inclusive('\n').find_map(|line| {
+                end += line.len();
+                let complete = line.strip_suffix('\n')?.trim_end_matches('\r');
+                wanted(complete).then(|| (complete.to_owned(), end))
+            })
+        });
+        match found {
+            Ok((line, end)) => {
+                self.read_to += end;
+                line
+            }
+            Err(why) => panic!("waiting for {what}: {why}\n{}", self.transcript()),
+        }
+    }
+
+    /// Waits for something in what the process says on stderr.
+    ///
+    /// # Panics
+    ///
+    /// If it never comes.
+    #[track_caller]
+    pub fn wait_message<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
+        match self.messages.wait(0, find) {
+            Ok(found) => found,
+            Err(why) => panic!("waiting for {what}: {why}\n{}", self.transcript()),
+        }
+    }
+
+    /// The first line on stderr; for `vm receive` that is the address that a sender takes.
+    #[track_caller]
+    pub fn first_message(&self) -> String {
+        self.wait_message("the first message", |text| text.split_once('\n').map(|(line, _)| line.to_owned()))
+    }
+
+    /// Everything on the console so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.console.text()
+    }
+
+    /// Everything on stderr so far.
+    #[must_use]
+    pub fn messages(&self) -> String {
+        self.messages.text()
+    }
+
+    /// Kills the process as a failing host would, and waits until it is gone.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be waited for.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        // Both streams end with the process, and waiting for them has a deadline.
+        for log in [&self.console, &self.messages] {
+            let end = log.wait(0, |_| None::<()>).expect_err("waits for the end");
+            assert!(end.contains("ended"), "the process does not end\n{}", self.transcript());
+        }
+        self.child.wait().expect("a child can be waited for")
+    }
+
+    fn transcript(&self) -> String {
+        let console = self.console();
+        let from = console.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
+        format!("--- console (end)\n{}\n--- messages\n{}", &console[from..], self.messages())
+    }
+}
+
+impl Drop for VmProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
