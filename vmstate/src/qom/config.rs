@@ -39,6 +39,10 @@ impl<T: fmt::Debug> fmt::Debug for Config<T> {
 }
 
 /// A Rust type that a property can have.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of a property",
+    note = "bool, integers, String, Option and Vec of these can; another type implements ConfigValue"
+)]
 pub trait ConfigValue: Clone + Default + Send + Sync + 'static {
     /// What values are accepted.
     fn kind() -> PropertyKind;

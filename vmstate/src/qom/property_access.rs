@@ -128,10 +128,14 @@ impl Object {
     /// # Errors
     ///
     /// [`PropertyError`]; the property is unchanged then.
-    pub fn set_property(&self, name: &str, value: PropertyValue) -> Result<(), PropertyError> {
+    pub fn set_property(&self, name: &str, value: impl Into<PropertyValue>) -> Result<(), PropertyError> {
+        self.set_checked(name, &value.into())
+    }
+
+    fn set_checked(&self, name: &str, value: &PropertyValue) -> Result<(), PropertyError> {
         let property = self.settable_property(name)?;
-        let accepted = property.kind().accept(&value);
-        let bad_value = || self.bad_value(property, &value);
+        let accepted = property.kind().accept(value);
+        let bad_value = || self.bad_value(property, value);
         match (&property.access, accepted) {
             (_, None) | (Access::Value { set: None, .. }, _) => Err(bad_value()),
             (Access::Value { set: Some(set), .. }, Some(accepted)) => {
@@ -155,7 +159,7 @@ impl Object {
     ///
     /// [`PropertyError`]; the property is unchanged then.
     pub fn set_property_str(&self, name: &str, text: &str) -> Result<(), PropertyError> {
-        self.set_property(name, PropertyValue::Str(text.to_owned()))
+        self.set_property(name, text)
     }
 
     /// The object that the link or child `name` leads to.

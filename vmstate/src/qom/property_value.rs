@@ -23,6 +23,36 @@ pub enum PropertyValue {
     Link(Option<String>),
 }
 
+impl From<bool> for PropertyValue {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<u64> for PropertyValue {
+    fn from(value: u64) -> Self {
+        Self::Uint(value)
+    }
+}
+
+impl From<i64> for PropertyValue {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<&str> for PropertyValue {
+    fn from(value: &str) -> Self {
+        Self::Str(value.to_owned())
+    }
+}
+
+impl From<String> for PropertyValue {
+    fn from(value: String) -> Self {
+        Self::Str(value)
+    }
+}
+
 /// A JSON value that no property can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{json} is no value of a property: {reason}")]

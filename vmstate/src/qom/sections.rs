@@ -103,7 +103,7 @@ pub enum LoadTreeError {
         /// The type that holds the description.
         description: String,
         /// The field, the offset, and what is wrong.
-        source: DecodeError,
+        source: Box<DecodeError>,
     },
     /// A field has a value that is none.
     #[error("{path} ({description}): {source}")]
@@ -113,7 +113,7 @@ pub enum LoadTreeError {
         /// The type that holds the description.
         description: String,
         /// The field, and what is wrong.
-        source: StateError,
+        source: Box<StateError>,
     },
     /// A hook refused.
     #[error("{path} ({description}) cannot take this state: {source}")]
@@ -296,14 +296,14 @@ fn prepare(binding: &StateBinding, section: IncomingSection) -> Result<Install, 
             return Err(LoadTreeError::Decode {
                 path,
                 description,
-                source,
+                source: Box::new(source),
             });
         }
     };
     binding.prepare(&value).map_err(|source| LoadTreeError::State {
         path,
         description,
-        source,
+        source: Box::new(source),
     })
 }
 

@@ -11,6 +11,10 @@ use crate::state::{HookError, Schema, StateError, StateHooks, StructValue, VmSta
 pub type Install = Box<dyn FnOnce(&Object) + Send>;
 
 /// What a `#[state]` field can be: a lock around a struct that derives [`VmState`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a `#[state]` field",
+    note = "a `#[state]` field is a `parking_lot::Mutex<S>`, where the struct S derives VmState"
+)]
 pub trait StateCell: Send + Sync + 'static {
     /// The struct.
     type State: VmState + Send + 'static;
