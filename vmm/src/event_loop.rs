@@ -22,6 +22,8 @@ use crate::{
 pub enum Interest {
     /// Nothing for now; not even a hang-up is reported.
     None,
+    /// Only that the other side has gone.
+    HangUp,
     /// Something to read, or the end.
     Read,
     /// Room to write, or an error.
@@ -45,6 +47,7 @@ impl Interest {
     fn flags(self) -> epoll::EventFlags {
         match self {
             Self::None => epoll::EventFlags::empty(),
+            Self::HangUp => epoll::EventFlags::RDHUP,
             Self::Read => epoll::EventFlags::IN,
             Self::Write => epoll::EventFlags::OUT,
             Self::ReadWrite => epoll::EventFlags::IN | epoll::EventFlags::OUT,
@@ -59,6 +62,8 @@ pub struct Ready {
     pub read: bool,
     /// A write will not block.
     pub write: bool,
+    /// The other side has gone, or stopped sending; what it sent before may still be there to read.
+    pub hung_up: bool,
 }
 
 /// Called when a file descriptor is ready.
@@ -234,14 +239,16 @@ impl EventLoop {
     }
 
     fn dispatch(&mut self, id: SourceId, flags: epoll::EventFlags) {
-        let broken = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        let has = |wanted| flags.intersects(wanted);
+        let hung_up = has(epoll::EventFlags::HUP | epoll::EventFlags::RDHUP | epoll::EventFlags::ERR);
         // A source may have been removed by a callback that ran for an earlier event of the same wait.
         let Some(source) = self.sources.get_mut(&id) else {
             return;
         };
         let ready = Ready {
-            read: broken || flags.contains(epoll::EventFlags::IN),
-            write: broken || flags.contains(epoll::EventFlags::OUT),
+            read: hung_up || has(epoll::EventFlags::IN),
+            write: hung_up || has(epoll::EventFlags::OUT),
+            hung_up,
         };
         let Some(mut callback) = source.callback.take() else {
             return;
@@ -349,7 +356,8 @@ mod tests {
                 ready,
                 Ready {
                     read: true,
-                    write: false
+                    write: false,
+                    hung_up: false
                 }
             );
             this.leave();

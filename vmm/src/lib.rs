@@ -1,8 +1,15 @@
 //! vmm
 
+pub mod char_stub;
 pub mod clock;
+pub mod console;
 pub mod control;
 pub mod event_loop;
 pub mod migration_info;
 pub mod run_state;
+pub mod signals;
+pub mod terminal;
+#[cfg(test)]
+mod test_support;
 pub mod timers;
+pub mod unix_socket;

@@ -1,0 +1,482 @@
+//! The back end of a guest's console: standard input and output, a unix socket, or nothing.
+//!
+//! A [`Console`] is a [`CharSink`] for the guest's serial port. Output is written at once, by the vCPU that made it, as long as
+//! the other side takes it without waiting; what it does not take goes into a bounded queue that the event loop drains, and beyond that the
+//! device is told that there is no room. So neither a stopped terminal nor a slow reader ever holds a vCPU. Input is read by the
+//! event loop, and only as much as the guest takes.
+
+mod input;
+mod output;
+mod port;
+mod spec;
+
+use std::{
+    io::{self, stdin, stdout},
+    os::fd::AsFd,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustix::termios::isatty;
+
+pub use spec::{ConsoleSpec, ConsoleSpecError};
+
+use crate::{
+    char_stub::{CharFrontend, CharSink},
+    event_loop::{EventLoop, Interest, LoopHandle, Ready},
+    terminal::{EscapeKeys, RawTerminal},
+    unix_socket::{PrivateListener, SocketError},
+};
+use input::{Got, Input};
+use output::Output;
+use port::{Direction, Port};
+
+/// Nothing is known about whether a read would block.
+const NOT_READY: Ready = Ready {
+    read: false,
+    write: false,
+    hung_up: false,
+};
+
+/// Why a console could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// Its socket could not be made.
+    #[error("cannot open the console: {0}")]
+    Socket(#[from] SocketError),
+    /// Standard input or output is unusable.
+    #[error("cannot use standard input and output as the console: {0}; try --console null or --console unix:PATH")]
+    Stdio(#[source] io::Error),
+}
+
+/// An open console. Give [`Console::sink`] to the device, and the device to [`Console::attach`].
+pub struct Console {
+    shared: Arc<Shared>,
+    terminal: Option<RawTerminal>,
+}
+
+impl Console {
+    /// Opens what `spec` says, on the loop that will serve it. Standard input is not read before a device is attached.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsoleError`].
+    pub fn open(spec: &ConsoleSpec, event_loop: &mut EventLoop) -> Result<Self, ConsoleError> {
+        let shared = Arc::new_cyclic(|this| Shared {
+            this: Weak::clone(this),
+            event_loop: event_loop.handle(),
+            guest: OnceLock::new(),
+            output: Mutex::new(Output::default()),
+            input: Mutex::new(Input::default()),
+            input_waits: AtomicBool::new(false),
+        });
+        let mut terminal = None;
+        match spec {
+            ConsoleSpec::Null => shared.output.lock().discard(),
+            ConsoleSpec::Stdio => {
+                terminal = RawTerminal::enter().map_err(ConsoleError::Stdio)?;
+                let output = Port::shared(stdout().as_fd(), Direction::Output).map_err(ConsoleError::Stdio)?;
+                shared.output.lock().connect(output);
+                // Reading from a terminal that another job has the use of would stop us.
+                if terminal.is_some() || !isatty(stdin()) {
+                    let input = Port::shared(stdin().as_fd(), Direction::Input).map_err(ConsoleError::Stdio)?;
+                    shared
+                        .input
+                        .lock()
+                        .connect(input, terminal.is_some().then(EscapeKeys::default));
+                }
+            }
+            ConsoleSpec::Unix(path) => shared.listen(event_loop, PrivateListener::bind(path)?)?,
+        }
+        Ok(Self { shared, terminal })
+    }
+
+    /// What the device writes to.
+    #[must_use]
+    pub fn sink(&self) -> Arc<dyn CharSink> {
+        Arc::clone(&self.shared) as Arc<dyn CharSink>
+    }
+
+    /// Whether the user sits at a terminal that is raw now.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Begins to feed input to `frontend`. `leave` is called when the user presses the leave key. Once per console; later calls are ignored.
+    pub fn attach(&self, frontend: Arc<dyn CharFrontend>, leave: impl Fn() + Send + Sync + 'static) {
+        if self
+            .shared
+            .guest
+            .set(Guest {
+                frontend,
+                leave: Box::new(leave),
+            })
+            .is_ok()
+        {
+            self.shared
+                .on_loop(|shared, event_loop| shared.pump_input(event_loop, NOT_READY));
+        }
+    }
+
+    /// Writes out what is queued, as long as the other side takes something every now and then; then restores the terminal.
+    pub fn finish(self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.shared.output.lock().flush(PATIENCE);
+    }
+}
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console")
+            .field("terminal", &self.terminal)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Guest {
+    frontend: Arc<dyn CharFrontend>,
+    leave: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Both halves. `output` is locked by vCPUs and by the loop, and never across a call to the device; `input` by the loop alone.
+struct Shared {
+    this: Weak<Self>,
+    event_loop: LoopHandle,
+    guest: OnceLock<Guest>,
+    output: Mutex<Output>,
+    input: Mutex<Input>,
+    /// The device has refused input and will say when it has room.
+    input_waits: AtomicBool,
+}
+
+impl CharSink for Shared {
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        let mut output = self.output.lock();
+        let taken = output.try_write(bytes);
+        if output.must_drain() {
+            drop(output);
+            self.on_loop(Self::drain_output);
+        }
+        taken
+    }
+
+    fn input_room(&self) {
+        if self.input_waits.swap(false, Ordering::SeqCst) {
+            self.on_loop(|this, event_loop| this.pump_input(event_loop, NOT_READY));
+        }
+    }
+}
+
+impl Shared {
+    fn on_loop(&self, work: impl FnOnce(&Self, &mut EventLoop) + Send + 'static) {
+        let this = Weak::clone(&self.this);
+        self.event_loop.defer(move |event_loop| {
+            if let Some(this) = this.upgrade() {
+                work(&this, event_loop);
+            }
+        });
+    }
+
+    /// A callback for the loop that keeps nothing alive.
+    fn callback(
+        &self,
+        work: impl Fn(&Self, &mut EventLoop, Ready) + Send + 'static,
+    ) -> impl FnMut(&mut EventLoop, Ready) + Send + 'static {
+        let this = Weak::clone(&self.this);
+        move |event_loop, ready| {
+            if let Some(this) = this.upgrade() {
+                work(&this, event_loop, ready);
+            }
+        }
+    }
+
+    /// Writes queued output and watches for more room until the queue is empty.
+    fn drain_output(&self, event_loop: &mut EventLoop) {
+        let mut output = self.output.lock();
+        output.drain();
+        match (output.must_drain(), output.watched) {
+            (true, None) => {
+                let fd = output.fd().expect("what must be drained has a port");
+                let callback = self.callback(|this, event_loop, _| this.drain_output(event_loop));
+                output.watched = event_loop.watch(fd, Interest::Write, callback).ok();
+            }
+            (false, Some(source)) => {
+                event_loop.unwatch(source);
+                output.watched = None;
+            }
+            _ => {}
+        }
+        let has_room_again = output.take_room();
+        drop(output);
+        if has_room_again && let Some(guest) = self.guest.get() {
+            guest.frontend.writable();
+        }
+    }
+
+    /// Hands the guest what it takes, and reads on when it has taken everything.
+    fn pump_input(&self, event_loop: &mut EventLoop, ready: Ready) {
+        let Some(guest) = self.guest.get() else { return };
+        let mut input = self.input.lock();
+        let mut may_read = ready.read;
+        loop {
+            // Said before asking: the guest may make room the moment after it has refused.
+            self.input_waits.store(true, Ordering::SeqCst);
+            if !input.offer(|bytes| guest.frontend.receive(bytes)) {
+                if ready.hung_up && input.is_a_client() {
+                    input.read_the_rest();
+                    self.disconnect(event_loop, &mut input);
+                } else {
+                    self.watch_input(event_loop, &mut input, false);
+                }
+                return;
+            }
+            self.input_waits.store(false, Ordering::SeqCst);
+            if !may_read && !input.is_always_ready() {
+                return self.watch_input(event_loop, &mut input, true);
+            }
+            may_read = false;
+            match input.read() {
+                Got::Something => {}
+                Got::NothingYet => return self.watch_input(event_loop, &mut input, true),
+                Got::TheEnd => return self.disconnect(event_loop, &mut input),
+                Got::LeaveKey => {
+                    drop(input);
+                    return (guest.leave)();
+                }
+            }
+        }
+    }
+
+    fn watch_input(&self, event_loop: &mut EventLoop, input: &mut Input, wanted: bool) {
+        let interest = match (wanted, &input.listener) {
+            (true, _) => Interest::Read,
+            (false, Some(_)) => Interest::HangUp,
+            (false, None) => Interest::None,
+        };
+        match (input.watched, input.fd()) {
+            (Some(source), _) => drop(event_loop.set_interest(source, interest)),
+            (None, Some(fd)) if !input.is_always_ready() => {
+                let callback = self.callback(Self::pump_input);
+                input.watched = event_loop.watch(fd, interest, callback).ok();
+            }
+            _ => {}
+        }
+    }
+
+    /// The other side has gone. What it sent before is still offered to the guest.
+    fn disconnect(&self, event_loop: &mut EventLoop, input: &mut Input) {
+        if let Some(source) = input.disconnect() {
+            event_loop.unwatch(source);
+        }
+        let Some((_, listening)) = &input.listener else { return };
+        let _ = event_loop.set_interest(*listening, Interest::Read);
+        if let Some(source) = self.output.lock().disconnect() {
+            event_loop.unwatch(source);
+        }
+    }
+
+    fn listen(&self, event_loop: &mut EventLoop, listener: PrivateListener) -> Result<(), ConsoleError> {
+        let callback = self.callback(|this, event_loop, _| {
+            if let Err(_out_of_descriptors) = this.accept(event_loop) {
+                // The client goes on waiting, and is looked at again when the next one comes.
+            }
+        });
+        let source = event_loop
+            .watch(listener.fd(), Interest::Read, callback)
+            .map_err(ConsoleError::Stdio)?;
+        self.input.lock().listener = Some((listener, source));
+        Ok(())
+    }
+
+    /// Takes one client; the next waits until it has gone.
+    fn accept(&self, event_loop: &mut EventLoop) -> io::Result<()> {
+        let mut input = self.input.lock();
+        let Some((listener, source)) = &input.listener else {
+            return Ok(());
+        };
+        let Some(client) = listener.accept()? else {
+            return Ok(());
+        };
+        // One descriptor for each direction: a loop watches a descriptor once.
+        let for_output = client.try_clone()?;
+        event_loop.set_interest(*source, Interest::None)?;
+        input.connect(Port::socket(client), None);
+        self.watch_input(event_loop, &mut input, true);
+        drop(input);
+        self.output.lock().connect(Port::socket(for_output));
+        self.drain_output(event_loop);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::TempDir;
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+        path::Path,
+        thread::JoinHandle,
+    };
+
+    /// A device with room for so many bytes of input.
+    #[derive(Default)]
+    struct Device {
+        room: Mutex<usize>,
+        received: Mutex<Vec<u8>>,
+        told_writable: AtomicBool,
+    }
+
+    impl CharFrontend for Device {
+        fn receive(&self, bytes: &[u8]) -> usize {
+            let mut room = self.room.lock();
+            let taken = bytes.len().min(*room);
+            *room -= taken;
+            self.received.lock().extend_from_slice(&bytes[..taken]);
+            taken
+        }
+
+        fn writable(&self) {
+            self.told_writable.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A console on a socket, served by a loop in a thread of its own.
+    struct Served {
+        console: Console,
+        device: Arc<Device>,
+        event_loop: LoopHandle,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Served {
+        fn at(path: &Path, room: usize) -> Self {
+            let mut event_loop = EventLoop::new().expect("an event loop");
+            let console = Console::open(&ConsoleSpec::Unix(path.to_owned()), &mut event_loop).expect("a fresh path");
+            let device = Arc::new(Device {
+                room: Mutex::new(room),
+                ..Device::default()
+            });
+            console.attach(Arc::clone(&device) as Arc<dyn CharFrontend>, || {});
+            let handle = event_loop.handle();
+            let thread = std::thread::spawn(move || event_loop.run().expect("the loop runs"));
+            Self {
+                console,
+                device,
+                event_loop: handle,
+                thread: Some(thread),
+            }
+        }
+
+        fn wait(&self, what: &str, reached: impl Fn(&Device) -> bool) {
+            let start = std::time::Instant::now();
+            while !reached(&self.device) {
+                assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.event_loop.defer(EventLoop::leave);
+            self.thread.take().expect("joined once").join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn a_client_gets_what_was_said_before_it_came_and_what_follows() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let served = Served::at(&path, 16);
+        assert_eq!(served.console.sink().try_write(b"early "), 6);
+        let mut client = UnixStream::connect(&path).expect("somebody listens");
+        let mut got = [0; 6];
+        client.read_exact(&mut got).expect("the early output");
+        assert_eq!(served.console.sink().try_write(b"late"), 4);
+        let mut got = [0; 4];
+        client.read_exact(&mut got).expect("the late output");
+        assert_eq!(&got, b"late");
+    }
+
+    #[test]
+    fn input_waits_until_the_device_has_room() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let served = Served::at(&path, 3);
+        let mut client = UnixStream::connect(&path).expect("somebody listens");
+        client.write_all(b"abcdefgh").expect("room in the socket");
+        served.wait("three bytes", |device| *device.received.lock() == b"abc");
+        served.wait("a refusal", |_| {
+            served.console.shared.input_waits.load(Ordering::SeqCst)
+        });
+        *served.device.room.lock() = 100;
+        served.console.sink().input_room();
+        served.wait("the rest", |device| *device.received.lock() == b"abcdefgh");
+    }
+
+    #[test]
+    fn one_client_at_a_time_and_the_next_is_served_when_it_has_gone() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let served = Served::at(&path, 100);
+        let mut first = UnixStream::connect(&path).expect("somebody listens");
+        first.write_all(b"1").expect("room in the socket");
+        served.wait("the first client", |device| *device.received.lock() == b"1");
+        let mut second = UnixStream::connect(&path).expect("the queue has room");
+        second.write_all(b"2").expect("room in the socket");
+        drop(first);
+        served.wait("the second client", |device| *device.received.lock() == b"12");
+        served.console.sink().try_write(b"x");
+        second.read_exact(&mut [0]).expect("output goes to the second");
+    }
+
+    #[test]
+    fn a_client_that_goes_while_its_input_waits_makes_way() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let served = Served::at(&path, 0);
+        let mut first = UnixStream::connect(&path).expect("somebody listens");
+        first.write_all(b"1").expect("room in the socket");
+        served.wait("a refusal", |_| {
+            served.console.shared.input_waits.load(Ordering::SeqCst)
+        });
+        drop(first);
+        let mut second = UnixStream::connect(&path).expect("the queue has room");
+        second.write_all(b"2").expect("room in the socket");
+        served.console.sink().try_write(b"x");
+        second.read_exact(&mut [0]).expect("output goes to the second");
+        *served.device.room.lock() = 100;
+        served.console.sink().input_room();
+        served.wait("both inputs", |device| *device.received.lock() == b"12");
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_refused_more_and_the_device_told_when_it_does() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let served = Served::at(&path, 100);
+        let mut client = UnixStream::connect(&path).expect("somebody listens");
+        client.write_all(b"1").expect("room in the socket");
+        served.wait("the client", |device| *device.received.lock() == b"1");
+        let mut sent = 0;
+        loop {
+            let taken = served.console.sink().try_write(&[b'x'; 10_000]);
+            sent += taken;
+            if taken == 0 {
+                break;
+            }
+        }
+        let mut got = vec![0; sent];
+        client.read_exact(&mut got).expect("all that was taken");
+        served.wait("the word that there is room", |device| {
+            device.told_writable.load(Ordering::SeqCst)
+        });
+    }
+}

@@ -1,0 +1,67 @@
+//! What a user may say after `--console`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// Where the guest's console is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleSpec {
+    /// The VMM's own standard input and output.
+    #[default]
+    Stdio,
+    /// A unix socket that the VMM listens on; one client at a time.
+    Unix(PathBuf),
+    /// Nowhere: output is dropped, and there is no input.
+    Null,
+}
+
+/// A console that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no console; it can be stdio, unix:PATH or null")]
+pub struct ConsoleSpecError(String);
+
+impl FromStr for ConsoleSpec {
+    type Err = ConsoleSpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "null" => Ok(Self::Null),
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(Path::new(path).to_owned())),
+            _ => Err(ConsoleSpecError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ConsoleSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio => f.write_str("stdio"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Null => f.write_str("null"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_console_is_read_as_it_is_written() {
+        for text in ["stdio", "null", "unix:/run/x:y"] {
+            assert_eq!(text.parse::<ConsoleSpec>().expect("a console").to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_choices() {
+        for text in ["", "unix:", "pty", "stdio:", "file:/x"] {
+            let error = text.parse::<ConsoleSpec>().expect_err("no console");
+            assert!(error.to_string().contains("stdio, unix:PATH or null"), "{error}");
+        }
+    }
+}
