@@ -8,6 +8,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use vmstate::qom::{Object, TypeTable};
 
 use crate::run_state::{IllegalTransition, RunState};
 
@@ -96,6 +97,12 @@ pub trait Control: Send + Sync {
     ///
     /// There is nothing to decide.
     fn resolve(&self, decision: Resolution) -> Result<(), ControlError>;
+
+    /// The root of the composition tree, or `None` before a receiver knows what machine it holds.
+    fn root(&self) -> Option<Arc<Object>>;
+
+    /// The types that the VM's objects are made from.
+    fn types(&self) -> Arc<TypeTable>;
 
     /// Tells `sink` of every later event, in order.
     fn subscribe(&self, sink: Arc<dyn EventSink>);

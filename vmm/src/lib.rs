@@ -1,6 +1,5 @@
-//! vmm
+//! The Tern virtual machine monitor.
 
-pub mod char_stub;
 pub mod clock;
 pub mod console;
 pub mod control;

@@ -20,13 +20,13 @@ use std::{
     time::Duration,
 };
 
+use hw::char::{CharFrontend, CharSink};
 use parking_lot::Mutex;
 use rustix::termios::isatty;
 
 pub use spec::{ConsoleSpec, ConsoleSpecError};
 
 use crate::{
-    char_stub::{CharFrontend, CharSink},
     event_loop::{EventLoop, Interest, LoopHandle, Ready},
     terminal::{EscapeKeys, RawTerminal},
     unix_socket::{PrivateListener, SocketError},
