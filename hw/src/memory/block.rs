@@ -8,17 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use vm_memory::VolatileSlice;
-use vm_memory::bitmap::{Bitmap, RefSlice};
+use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::backing::Backing;
 use super::dirty::DirtyBitmaps;
+use super::error::RamError;
 use super::host;
 use super::mapping::{Mapping, Source};
-use super::populated;
-use super::units::{HUGE_PAGE_SIZE, PAGE_SIZE, is_page_aligned, to_u64, to_usize};
-use super::zero;
+use super::units::{HUGE_PAGE_SIZE, PAGE_SIZE, is_page_aligned, mib, to_u64, to_usize};
 
 /// A piece of memory that a guest can be given, with a name that is the same on both sides of a migration.
 ///
@@ -33,7 +30,7 @@ pub struct RamBlock {
     size: u64,
     backing: Backing,
     memfd: Option<OwnedFd>,
-    mapping: Mapping,
+    pub(super) mapping: Mapping,
     dirty: DirtyBitmaps,
     readonly: AtomicBool,
     huge_pages: HugePages,
@@ -48,94 +45,6 @@ pub enum HugePages {
     Refused,
     /// They would not pay: the block is small, or shows a file.
     NotAskedFor,
-}
-
-/// Why a RAM block could not be made or reached.
-#[derive(Debug, thiserror::Error)]
-pub enum RamError {
-    /// The size is none that a block can have.
-    #[error("RAM block '{name}' cannot have {size} bytes: the size has to be a positive multiple of {PAGE_SIZE}")]
-    BadSize {
-        /// The block's name.
-        name: String,
-        /// The size asked for, in bytes.
-        size: u64,
-    },
-    /// The host has not got so much.
-    #[error(
-        "RAM block '{name}' of {} does not fit into this host: it has {} of memory and swap in all, {} of memory free; \
-         give the guest less memory",
-        mib(*.size), mib(*.total), mib(*.available)
-    )]
-    MoreThanTheHostHas {
-        /// The block's name.
-        name: String,
-        /// The size asked for, in bytes.
-        size: u64,
-        /// Memory and swap of the host, in bytes.
-        total: u64,
-        /// Memory that could be had now, in bytes.
-        available: u64,
-    },
-    /// The host refused the memory.
-    #[error("cannot get {} of memory for RAM block '{name}' ({what}): {source}", mib(*.size))]
-    Refused {
-        /// The block's name.
-        name: String,
-        /// The size asked for, in bytes.
-        size: u64,
-        /// What was being done.
-        what: &'static str,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The file that the block should show is too short or starts at an odd place.
-    #[error(
-        "RAM block '{name}' cannot show a file: {size} bytes from offset {offset} are wanted of a file of {length} \
-             (an offset has to be a multiple of {PAGE_SIZE}); the file is damaged or truncated"
-    )]
-    FileTooShort {
-        /// The block's name.
-        name: String,
-        /// The block's size, in bytes.
-        size: u64,
-        /// Where in the file it should start.
-        offset: u64,
-        /// How long the file is.
-        length: u64,
-    },
-    /// Bytes that the block has not got.
-    #[error("RAM block '{name}' of {size} bytes has no {len} bytes at offset {offset}")]
-    OutOfBounds {
-        /// The block's name.
-        name: String,
-        /// The block's size, in bytes.
-        size: u64,
-        /// Where the access starts.
-        offset: u64,
-        /// How many bytes it is for.
-        len: u64,
-    },
-    /// A write to a block that holds its contents for good.
-    #[error("RAM block '{name}' is read-only")]
-    ReadOnly {
-        /// The block's name.
-        name: String,
-    },
-    /// A part that is not made of whole pages, where whole pages are needed.
-    #[error("{len} bytes at offset {offset} of RAM block '{name}' are not whole pages")]
-    NotWholePages {
-        /// The block's name.
-        name: String,
-        /// Where the part starts.
-        offset: u64,
-        /// How long it is.
-        len: u64,
-    },
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 impl RamBlock {
@@ -211,7 +120,7 @@ impl RamBlock {
     ///
     /// As [`RamBlock::new`].
     pub fn with_contents(name: impl Into<String>, contents: &[u8], backing: Backing) -> Result<Arc<Self>, RamError> {
-        let block = Self::new(name, to_u64(contents.len()).next_multiple_of(PAGE_SIZE), backing)?;
+        let block = Self::new(name, to_u64(contents.len().max(1)).next_multiple_of(PAGE_SIZE), backing)?;
         block.write(0, contents)?;
         block.make_readonly()?;
         Ok(block)
@@ -287,123 +196,11 @@ impl RamBlock {
             .map_err(|source| self.refused("write-protecting it", source))
     }
 
-    /// Copies bytes out.
-    ///
-    /// # Errors
-    ///
-    /// [`RamError::OutOfBounds`]; nothing has been copied then.
-    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RamError> {
-        // Reading records nothing, so that the bitmap is left out of it.
-        let len = to_u64(bytes.len());
-        let part = self.mapping.slice(to_usize(offset), bytes.len(), ());
-        part.ok_or_else(|| self.out_of_bounds(offset, len))?.copy_to(bytes);
-        Ok(())
-    }
-
-    /// Copies bytes in and records the pages as dirty.
-    ///
-    /// # Errors
-    ///
-    /// [`RamError::OutOfBounds`] or [`RamError::ReadOnly`]; nothing has been copied then.
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RamError> {
-        self.volatile_slice(offset, to_u64(bytes.len()))?.copy_from(bytes);
-        Ok(())
-    }
-
-    /// A part of the block for vm-memory, to be read and written in place, for instance straight from a file. Writes
-    /// through it are recorded.
-    ///
-    /// # Errors
-    ///
-    /// [`RamError::OutOfBounds`], or [`RamError::ReadOnly`], as such a slice can always be written.
-    pub fn volatile_slice(
-        &self,
-        offset: u64,
-        len: u64,
-    ) -> Result<VolatileSlice<'_, RefSlice<'_, DirtyBitmaps>>, RamError> {
-        if self.is_readonly() {
-            return Err(RamError::ReadOnly {
-                name: self.name.clone(),
-            });
-        }
-        let bitmap = self.dirty.slice_at(to_usize(offset));
-        self.mapping
-            .slice(to_usize(offset), to_usize(len), bitmap)
-            .ok_or_else(|| self.out_of_bounds(offset, len))
-    }
-
-    /// Whether a part holds nothing but zeros, at the speed of memory. Offset and length are multiples of eight.
-    ///
-    /// Reading a page that was never touched allocates it in a memfd: ask for
-    /// [`populated_ranges`](Self::populated_ranges) first.
-    ///
-    /// # Errors
-    ///
-    /// [`RamError::OutOfBounds`], also for an offset or length that is not a multiple of eight.
-    pub fn is_zero(&self, offset: u64, len: u64) -> Result<bool, RamError> {
-        let words = self.mapping.words(to_usize(offset), to_usize(len));
-        Ok(zero::all_zero(words.ok_or_else(|| self.out_of_bounds(offset, len))?))
-    }
-
-    /// The parts, in whole pages and ascending order, that may hold something other than zeros: what lies outside has
-    /// never been written, and need be neither read nor sent.
-    ///
-    /// Taken while a guest runs, the answer is as old as its beginning: a page written since is in the dirty log.
-    ///
-    /// # Errors
-    ///
-    /// What the system said.
-    pub fn populated_ranges(&self) -> Result<Vec<Range<u64>>, RamError> {
-        let ranges = match (&self.backing, &self.memfd) {
-            (_, Some(memfd)) => populated::of_file(memfd.as_fd(), 0..self.size),
-            (Backing::PrivateFile { file, offset }, _) => {
-                populated::of_private_file(self.host_address(), file.as_fd(), *offset..*offset + self.size)
-            }
-            (_, None) => populated::of_anonymous(self.host_address(), self.size),
-        };
-        ranges.map_err(|source| self.refused("looking for the pages in use", source))
-    }
-
-    /// Brings pages back to the state of fresh ones: they read as zero and, except in a private map over a file, take
-    /// no memory. They are recorded as dirty.
-    ///
-    /// # Errors
-    ///
-    /// [`RamError::OutOfBounds`], [`RamError::NotWholePages`], [`RamError::ReadOnly`], or what the system said.
-    pub fn discard(&self, range: Range<u64>) -> Result<(), RamError> {
-        let (offset, len) = (range.start, range.end.saturating_sub(range.start));
-        if !is_page_aligned(offset) || !is_page_aligned(len) {
-            return Err(RamError::NotWholePages {
-                name: self.name.clone(),
-                offset,
-                len,
-            });
-        }
-        let slice = self.volatile_slice(offset, len)?;
-        if len == 0 {
-            return Ok(());
-        }
-        let done = match (&self.backing, &self.memfd) {
-            (_, Some(memfd)) => {
-                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                rustix::fs::fallocate(memfd, punch, offset, len).map_err(Into::into)
-            }
-            (Backing::PrivateFile { .. }, _) => {
-                // Dropping the private pages would let the file show through again.
-                zero::fill(&slice);
-                Ok(())
-            }
-            (_, None) => self.mapping.discard(to_usize(offset), to_usize(len)),
-        };
-        self.dirty.mark(offset, len);
-        done.map_err(|source| self.refused("giving pages back", source))
-    }
-
     fn address_range(&self) -> Range<usize> {
         self.host_address()..self.host_address() + to_usize(self.size)
     }
 
-    fn out_of_bounds(&self, offset: u64, len: u64) -> RamError {
+    pub(super) fn out_of_bounds(&self, offset: u64, len: u64) -> RamError {
         RamError::OutOfBounds {
             name: self.name.clone(),
             size: self.size,
@@ -412,7 +209,7 @@ impl RamBlock {
         }
     }
 
-    fn refused(&self, what: &'static str, source: io::Error) -> RamError {
+    pub(super) fn refused(&self, what: &'static str, source: io::Error) -> RamError {
         RamError::Refused {
             name: self.name.clone(),
             size: self.size,
@@ -465,5 +262,134 @@ fn ask_for_huge_pages(mapping: &Mapping, size: u64, backing: &Backing) -> HugePa
     match offered {
         Some(size) if mapping.ask_for_huge_pages().is_ok() => HugePages::Granted(size),
         _ => HugePages::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::{GIB, MIB};
+    use std::io::Write;
+
+    #[test]
+    fn a_size_that_is_not_whole_pages_is_refused() {
+        for size in [0, 1, 4095, 4097, u64::MAX] {
+            let error = RamBlock::new("ram", size, Backing::PrivateAnonymous).unwrap_err();
+            assert!(matches!(error, RamError::BadSize { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_refused_with_both_figures() {
+        for backing in [Backing::PrivateAnonymous, Backing::SharedMemfd] {
+            let error = RamBlock::new("ram", 1 << 50, backing).unwrap_err();
+            let RamError::MoreThanTheHostHas { total, .. } = &error else {
+                panic!("{error}")
+            };
+            let message = error.to_string();
+            assert!(
+                message.contains("1073741824 MiB") && message.contains(&mib(*total)),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_large_block_takes_no_memory_until_it_is_touched() {
+        for backing in [Backing::PrivateAnonymous, Backing::SharedMemfd] {
+            let block = RamBlock::new("ram", 5 * GIB, backing).unwrap();
+            assert_eq!(block.size(), 5 * GIB);
+            assert!(block.populated_ranges().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_memfd_can_be_handed_on_and_cannot_change_its_size() {
+        let block = RamBlock::new("odd name \0 with ü", MIB, Backing::SharedMemfd).unwrap();
+        let same = File::from(block.fd().unwrap().try_clone_to_owned().unwrap());
+        assert_eq!(same.metadata().unwrap().len(), MIB);
+        assert!(same.set_len(2 * MIB).is_err() && same.set_len(0).is_err());
+        block.write(5, b"shared").unwrap();
+        let mut bytes = [0; 6];
+        std::os::unix::fs::FileExt::read_exact_at(&same, &mut bytes, 5).unwrap();
+        assert_eq!(&bytes, b"shared");
+        assert!(
+            RamBlock::new("ram", MIB, Backing::PrivateAnonymous)
+                .unwrap()
+                .fd()
+                .is_none()
+        );
+    }
+
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = vmm_sys_util::tempfile::TempFile::new().unwrap().into_file();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_private_map_shows_the_file_and_never_changes_it() {
+        let mut contents = vec![0; 3 * 4096];
+        contents[4096..][..5].copy_from_slice(b"hello");
+        let file = file_of(&contents);
+        let backing = Backing::PrivateFile {
+            file: file.try_clone().unwrap(),
+            offset: 4096,
+        };
+        let block = RamBlock::new("ram", 2 * 4096, backing).unwrap();
+        let mut bytes = [0; 5];
+        block.read(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello");
+        block.write(0, b"HELLO").unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 4096).unwrap();
+        assert_eq!(&bytes, b"hello");
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_refused_before_anything_is_mapped() {
+        for (size, offset) in [(2 * 4096, 4096), (4096, 1), (4096, u64::MAX - 4095)] {
+            let backing = Backing::PrivateFile {
+                file: file_of(&[0; 2 * 4096]),
+                offset,
+            };
+            let error = RamBlock::new("ram", size, backing).unwrap_err();
+            assert!(matches!(error, RamError::FileTooShort { length: 8192, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn boot_payload_is_padded_and_final() {
+        let block = RamBlock::with_contents("kernel", &[9; 5000], Backing::PrivateAnonymous).unwrap();
+        assert_eq!((block.size(), block.is_readonly()), (8192, true));
+        assert_eq!(
+            block.write(0, &[1]).unwrap_err().to_string(),
+            "RAM block 'kernel' is read-only"
+        );
+        assert!(block.discard(0..4096).is_err());
+        let mut bytes = [1; 8192];
+        block.read(0, &mut bytes).unwrap();
+        assert_eq!((bytes[4999], bytes[5000]), (9, 0));
+        assert_eq!(
+            RamBlock::with_contents("initrd", &[], Backing::SharedMemfd)
+                .unwrap()
+                .size(),
+            4096
+        );
+    }
+
+    #[test]
+    fn huge_pages_are_asked_for_where_they_pay_and_what_was_got_is_known() {
+        let small = RamBlock::new("small", MIB, Backing::PrivateAnonymous).unwrap();
+        assert_eq!(small.huge_pages(), HugePages::NotAskedFor);
+        let large = RamBlock::new("large", 8 * MIB, Backing::PrivateAnonymous).unwrap();
+        let offered = host::huge_pages_for_anonymous_memory();
+        assert_eq!(
+            large.huge_pages(),
+            offered.map_or(HugePages::Refused, HugePages::Granted)
+        );
+        assert_eq!(large.huge_bytes().unwrap(), 0);
+        large.write(0, &[1]).unwrap();
+        // One touch gives a whole page of the size that was granted, unless memory is fragmented.
+        assert!(large.huge_bytes().unwrap() <= HUGE_PAGE_SIZE);
     }
 }

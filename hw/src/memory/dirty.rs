@@ -68,7 +68,7 @@ impl DirtyBitmaps {
     pub(super) fn new(size: u64) -> Self {
         Self {
             pages: size.div_ceil(PAGE_SIZE),
-            clients: [const { ClientBitmap::new() }; DirtyClient::ALL.len()],
+            clients: DirtyClient::ALL.map(|_| ClientBitmap::default()),
         }
     }
 
@@ -227,15 +227,6 @@ impl DirtyBitmaps {
     }
 }
 
-impl ClientBitmap {
-    const fn new() -> Self {
-        Self {
-            enabled: AtomicBool::new(false),
-            words: OnceLock::new(),
-        }
-    }
-}
-
 impl fmt::Debug for DirtyBitmaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut map = f.debug_struct("DirtyBitmaps");
@@ -301,6 +292,184 @@ fn push_runs(runs: &mut Vec<Range<u64>>, first_page: u64, mut bits: u64) {
         match runs.last_mut() {
             Some(last) if last.end == run.start => last.end = run.end,
             _ => runs.push(run),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicU32;
+
+    const CLIENT: DirtyClient = DirtyClient::Migration;
+
+    fn recording(pages: u64) -> DirtyBitmaps {
+        let bitmaps = DirtyBitmaps::new(pages * PAGE_SIZE);
+        bitmaps.enable(CLIENT);
+        bitmaps
+    }
+
+    fn bytes(pages: Range<u64>) -> Range<u64> {
+        pages.start * PAGE_SIZE..pages.end * PAGE_SIZE
+    }
+
+    fn pages_of(runs: &[Range<u64>]) -> BTreeSet<u64> {
+        runs.iter()
+            .flat_map(|run| run.start / PAGE_SIZE..run.end / PAGE_SIZE)
+            .collect()
+    }
+
+    #[test]
+    fn a_write_marks_every_page_that_it_touches() {
+        let bitmaps = recording(200);
+        bitmaps.mark(PAGE_SIZE - 1, 2);
+        bitmaps.mark(63 * PAGE_SIZE, 3 * PAGE_SIZE);
+        bitmaps.mark(7 * PAGE_SIZE, 0);
+        assert_eq!(bitmaps.take(CLIENT, 0..u64::MAX), [bytes(0..2), bytes(63..66)]);
+    }
+
+    #[test]
+    fn what_is_taken_is_clean_and_the_rest_stays_dirty() {
+        let bitmaps = recording(200);
+        bitmaps.mark(0, 200 * PAGE_SIZE);
+        assert_eq!(bitmaps.take(CLIENT, bytes(60..70)), [bytes(60..70)]);
+        assert_eq!(bitmaps.take(CLIENT, bytes(60..70)), []);
+        assert_eq!(bitmaps.count(CLIENT), 190);
+        assert!(bitmaps.is_dirty(CLIENT, 70 * PAGE_SIZE) && !bitmaps.is_dirty(CLIENT, 69 * PAGE_SIZE));
+        assert_eq!(bitmaps.take(CLIENT, 0..u64::MAX), [bytes(0..60), bytes(70..200)]);
+        assert_eq!(bitmaps.next_dirty(CLIENT, 0), None);
+    }
+
+    #[test]
+    fn nothing_is_recorded_for_a_client_that_is_not_enabled() {
+        let bitmaps = DirtyBitmaps::new(64 * PAGE_SIZE);
+        bitmaps.mark(0, 1);
+        bitmaps.harvest(0, &[1]);
+        assert_eq!((bitmaps.count(CLIENT), bitmaps.is_enabled(CLIENT)), (0, false));
+        bitmaps.enable(CLIENT);
+        assert_eq!(bitmaps.count(CLIENT), 0);
+        bitmaps.mark(0, 1);
+        bitmaps.disable(CLIENT);
+        assert_eq!(bitmaps.take(CLIENT, 0..u64::MAX), []);
+        bitmaps.enable(CLIENT);
+        assert_eq!(bitmaps.count(CLIENT), 0, "what was not taken is forgotten");
+    }
+
+    #[test]
+    fn enabling_twice_forgets_nothing() {
+        let bitmaps = recording(1);
+        bitmaps.mark(0, 1);
+        bitmaps.enable(CLIENT);
+        assert_eq!(bitmaps.count(CLIENT), 1);
+    }
+
+    #[test]
+    fn pages_that_do_not_exist_are_left_out() {
+        let bitmaps = recording(65);
+        bitmaps.mark(64 * PAGE_SIZE, u64::MAX);
+        bitmaps.mark(u64::MAX, 1);
+        bitmaps.harvest(64 * PAGE_SIZE, &[u64::MAX, u64::MAX]);
+        bitmaps.harvest(1 << 60, &[u64::MAX]);
+        assert_eq!(bitmaps.take(CLIENT, 0..u64::MAX), [bytes(64..65)]);
+    }
+
+    #[test]
+    fn vm_memory_sees_slices_at_their_offset() {
+        let bitmaps = recording(10);
+        let slice = bitmaps.slice_at(to_usize(3 * PAGE_SIZE)).slice_at(to_usize(PAGE_SIZE));
+        slice.mark_dirty(0, 1);
+        assert!(bitmaps.is_dirty(CLIENT, 4 * PAGE_SIZE) && slice.dirty_at(0));
+        assert_eq!(bitmaps.count(CLIENT), 1);
+    }
+
+    /// Threads mark pages, each a number of times; another takes them meanwhile. As each mark comes after its "write"
+    /// (the counter), who takes a page sees the writes that its bit stood for, and in the end none has been missed.
+    #[test]
+    fn no_mark_is_lost_between_threads_that_mark_and_one_that_takes() {
+        const PAGES: u64 = 100;
+        const ROUNDS: u32 = 3000;
+        let bitmaps = recording(PAGES);
+        let written: Vec<AtomicU32> = (0..PAGES).map(|_| AtomicU32::new(0)).collect();
+        let mut seen = vec![0; written.len()];
+        let mut look = |runs: Vec<Range<u64>>| {
+            for page in pages_of(&runs) {
+                seen[to_usize(page)] = written[to_usize(page)].load(Ordering::Relaxed);
+            }
+        };
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..3)
+                .map(|thread| {
+                    let (bitmaps, written) = (&bitmaps, &written);
+                    scope.spawn(move || {
+                        for round in 0..u64::from(ROUNDS) {
+                            let page = (round * (2 * thread + 1)) % PAGES;
+                            written[to_usize(page)].fetch_add(1, Ordering::Relaxed);
+                            if thread == 2 {
+                                bitmaps.harvest(page * PAGE_SIZE, &[1]);
+                            } else {
+                                bitmaps.mark(page * PAGE_SIZE, 1);
+                            }
+                        }
+                    })
+                })
+                .collect();
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                look(bitmaps.take(CLIENT, 0..PAGES * PAGE_SIZE / 2));
+                look(bitmaps.take(CLIENT, PAGES * PAGE_SIZE / 2..PAGES * PAGE_SIZE));
+            }
+        });
+        look(bitmaps.take(CLIENT, 0..PAGES * PAGE_SIZE));
+        let written: Vec<u32> = written.into_iter().map(AtomicU32::into_inner).collect();
+        assert_eq!(written.iter().sum::<u32>(), 3 * ROUNDS);
+        assert_eq!(seen, written);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Mark(u64, u64),
+        Harvest(u64, Vec<u64>),
+        Take(Range<u64>),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u64..260, 0u64..70).prop_map(|(page, count)| Step::Mark(page, count)),
+            (0u64..260, prop::collection::vec(any::<u64>(), 0..4)).prop_map(|(page, log)| Step::Harvest(page, log)),
+            (0u64..260, 0u64..260).prop_map(|(a, b)| Step::Take(a.min(b)..a.max(b))),
+        ]
+    }
+
+    proptest! {
+        /// The bitmap behaves as the set of pages that it stands for.
+        #[test]
+        fn a_bitmap_is_a_set_of_pages(steps in prop::collection::vec(any_step(), 1..30)) {
+            const PAGES: u64 = 200;
+            let bitmaps = recording(PAGES);
+            let mut set = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::Mark(page, count) => {
+                        bitmaps.mark(page * PAGE_SIZE, count * PAGE_SIZE);
+                        set.extend((page..page + count).filter(|&page| page < PAGES));
+                    }
+                    Step::Harvest(page, log) => {
+                        bitmaps.harvest(page * PAGE_SIZE, &log);
+                        let logged = (0..64 * to_u64(log.len())).filter(|bit| log[to_usize(bit / 64)] >> (bit % 64) & 1 == 1);
+                        set.extend(logged.map(|bit| page + bit).filter(|&page| page < PAGES));
+                    }
+                    Step::Take(pages) => {
+                        let taken = bitmaps.take(CLIENT, bytes(pages.clone()));
+                        prop_assert!(taken.windows(2).all(|pair| pair[0].end < pair[1].start));
+                        let (inside, rest) = set.into_iter().partition(|page| pages.contains(page));
+                        set = rest;
+                        prop_assert_eq!(pages_of(&taken), inside);
+                    }
+                }
+                prop_assert_eq!(bitmaps.count(CLIENT), to_u64(set.len()));
+                prop_assert_eq!(bitmaps.next_dirty(CLIENT, 0), set.first().map(|page| page * PAGE_SIZE));
+            }
         }
     }
 }

@@ -23,29 +23,36 @@
 mod access;
 mod backing;
 mod block;
+mod contents;
 mod difference;
 mod dirty;
 mod dispatch;
+mod error;
 mod guest;
 mod host;
 mod listener;
+mod logging;
 mod mapping;
 mod ops;
+mod placing;
 mod populated;
 mod region;
 mod space;
+#[cfg(test)]
+mod testing;
 mod units;
 mod view;
 mod zero;
 
 pub use backing::{Backing, CAPABILITIES, Capabilities, Forkable, Origin, Support};
-pub use block::{HugePages, RamBlock, RamError};
+pub use block::{HugePages, RamBlock};
 pub use dirty::{DirtyBitmaps, DirtyClient};
 pub use dispatch::AccessError;
+pub use error::{RamError, RegionError};
 pub use guest::{GuestRam, RamWindow};
 pub use listener::{EventFdSection, ListenerError, ListenerResult, MemoryListener, MemoryRegionSection};
 pub use ops::{AccessRules, Endian, IoContext, RegionOps};
-pub use region::{MemoryRegion, RegionError};
+pub use region::MemoryRegion;
 pub use space::{AddressSpace, MemorySystem};
 pub use units::{HUGE_PAGE_SIZE, PAGE_SIZE};
 pub use view::FlatView;

@@ -53,7 +53,7 @@ pub(super) fn of_file(fd: BorrowedFd<'_>, part: Range<u64>) -> io::Result<Vec<Ra
 pub(super) fn of_anonymous(address: usize, size: u64) -> io::Result<Vec<Range<u64>>> {
     match entries_where(address, size, |entry| entry & (PRESENT | SWAPPED) != 0) {
         Ok(found) => Ok(found),
-        Err(error) if is_unavailable(&error) => Ok(vec![0..size]),
+        Err(error) if is_unavailable(&error) => Ok(whole(size)),
         Err(error) => Err(error),
     }
 }
@@ -64,15 +64,20 @@ pub(super) fn of_private_file(address: usize, fd: BorrowedFd<'_>, part: Range<u6
     let own = |entry| entry & SWAPPED != 0 || entry & (PRESENT | OF_A_FILE) == PRESENT;
     let written = match entries_where(address, size, own) {
         Ok(written) => written,
-        Err(error) if is_unavailable(&error) => return Ok(vec![0..size]),
+        Err(error) if is_unavailable(&error) => return Ok(whole(size)),
         Err(error) => return Err(error),
     };
     match of_file(fd, part) {
         Ok(data) => Ok(union(data, written)),
         // A file system that does not know its holes.
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(vec![0..size]),
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(whole(size)),
         Err(error) => Err(error),
     }
+}
+
+#[expect(clippy::single_range_in_vec_init, reason = "a list that holds one range is meant")]
+fn whole(size: u64) -> Vec<Range<u64>> {
+    vec![0..size]
 }
 
 /// A process that is not dumpable may not look at its own pagemap, and a sandbox may have no `/proc`.
@@ -119,4 +124,44 @@ fn union(mut a: Vec<Range<u64>>, b: Vec<Range<u64>>) -> Vec<Range<u64>> {
         push_pages(&mut merged, range);
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn ranges_are_widened_to_pages_and_joined() {
+        let mut found = Vec::new();
+        for range in [5..6, 4095..4097, 8192..8193, 20000..20001] {
+            push_pages(&mut found, range);
+        }
+        assert_eq!(found, [0..12288, 16384..20480]);
+    }
+
+    #[test]
+    fn two_lists_are_merged() {
+        let p = |pages: Range<u64>| pages.start * PAGE_SIZE..pages.end * PAGE_SIZE;
+        assert_eq!(
+            union(vec![p(0..2), p(6..7)], vec![p(1..3), p(7..8), p(20..21)]),
+            [p(0..3), p(6..8), p(20..21)]
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_file_is_seen_from_its_own_start() {
+        let file = vmm_sys_util::tempfile::TempFile::new().unwrap().into_file();
+        file.set_len(1 << 20).unwrap();
+        file.write_all_at(&[1], 8 * PAGE_SIZE).unwrap();
+        file.write_all_at(&[1], 100 * PAGE_SIZE).unwrap();
+        let data = of_file(file.as_fd(), 4 * PAGE_SIZE..50 * PAGE_SIZE).unwrap();
+        assert_eq!(data, [4 * PAGE_SIZE..5 * PAGE_SIZE]);
+        assert!(of_file(file.as_fd(), 9 * PAGE_SIZE..50 * PAGE_SIZE).unwrap().is_empty());
+        assert!(
+            of_file(file.as_fd(), 101 * PAGE_SIZE..200 * PAGE_SIZE)
+                .unwrap()
+                .is_empty()
+        );
+    }
 }

@@ -2,20 +2,17 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Mutex, ReentrantMutex};
 
-use super::block::RamBlock;
 use super::difference::announce;
 use super::dirty::DirtyClient;
 use super::guest::GuestRam;
-use super::listener::{ListenerError, ListenerResult, MemoryListener, MemoryRegionSection};
+use super::listener::{ListenerError, ListenerResult, MemoryListener};
 use super::region::MemoryRegion;
-use super::units::PAGE_SIZE;
 use super::view::FlatView;
 
 /// The address spaces of one VM, whose changes are made in common transactions. Clones are the same system.
@@ -155,19 +152,46 @@ pub(super) fn regions_changed(spaces: &[Arc<SpaceInner>]) {
 }
 
 impl SpaceInner {
+    /// Keeps the map, the listeners and what is logged as they are, for other threads.
+    pub(super) fn hold(&self) -> impl Sized + '_ {
+        self.system.0.topology.lock()
+    }
+
+    /// The listeners, by ascending priority.
+    pub(super) fn listeners(&self) -> Vec<Arc<dyn MemoryListener>> {
+        self.listeners.lock().clone()
+    }
+
+    /// The clients for which RAM is logged, by [`DirtyClient::bit`]; changed while [held](Self::hold).
+    pub(super) fn logging(&self) -> u32 {
+        self.logging.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_logging(&self, clients: u32) {
+        self.logging.store(clients, Ordering::Relaxed);
+    }
+
+    /// Makes the view anew and gives what listeners could not do to the caller, or leaves both to the transaction that
+    /// is going on around.
+    pub(super) fn redraw(self: &Arc<Self>) -> ListenerResult {
+        let earlier = self.failure.lock().take();
+        regions_changed(std::slice::from_ref(self));
+        let outcome = std::mem::replace(&mut *self.failure.lock(), earlier);
+        outcome.map_or(Ok(()), Err)
+    }
+
     /// Makes the view anew and announces how it differs. Called with the topology lock held.
     fn update(&self) {
         let old = self.view.load_full();
-        let new = Arc::new(FlatView::of(&self.root, self.logging.load(Ordering::Relaxed) != 0));
+        let new = Arc::new(FlatView::of(&self.root, self.logging() != 0));
         self.log_new_blocks(&old, &new);
-        let listeners = self.listeners.lock().clone();
-        let outcome = announce(&listeners, &old, &new, || self.view.store(Arc::clone(&new)));
+        let outcome = announce(&self.listeners(), &old, &new, || self.view.store(Arc::clone(&new)));
         self.note(outcome);
     }
 
     /// A block that comes into view while RAM is being logged is new to the clients in all its pages.
     fn log_new_blocks(&self, old: &FlatView, new: &FlatView) {
-        let logging = self.logging.load(Ordering::Relaxed);
+        let logging = self.logging();
         if logging == 0 {
             return;
         }
@@ -190,7 +214,7 @@ impl SpaceInner {
     }
 
     /// Keeps the first failure until somebody asks.
-    fn note(&self, outcome: ListenerResult) {
+    pub(super) fn note(&self, outcome: ListenerResult) {
         if let Err(error) = outcome {
             self.failure.lock().get_or_insert(error);
         }
@@ -228,6 +252,10 @@ impl AddressSpace {
         self.0.system.transaction(change)
     }
 
+    pub(super) fn inner(&self) -> &Arc<SpaceInner> {
+        &self.0
+    }
+
     /// What the space shows now, read without a lock. To be held only for a moment; keep
     /// [`view`](Self::view) for longer.
     pub(super) fn current(&self) -> Guard<Arc<FlatView>> {
@@ -257,13 +285,11 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// What the listener could not do. It has been told that all vanishes again, and is not added.
+    /// What the listener could not do. It is told nothing more then and is not added: what it did so far is its own to
+    /// undo.
     pub fn add_listener(&self, listener: Arc<dyn MemoryListener>) -> ListenerResult {
-        let _topology = self.0.system.0.topology.lock();
-        if let Err(error) = self.replay(&listener) {
-            self.unwind(&listener);
-            return Err(error);
-        }
+        let _held = self.0.hold();
+        self.replay(&*listener)?;
         let mut listeners = self.0.listeners.lock();
         let place = listeners.partition_point(|other| other.priority() <= listener.priority());
         listeners.insert(place, listener);
@@ -272,24 +298,20 @@ impl AddressSpace {
 
     /// Tells a listener that all vanishes, and removes it. One that was not added is left alone.
     pub fn remove_listener(&self, listener: &Arc<dyn MemoryListener>) {
-        let _topology = self.0.system.0.topology.lock();
+        let _held = self.0.hold();
         let mut listeners = self.0.listeners.lock();
         let Some(place) = listeners.iter().position(|own| Arc::ptr_eq(own, listener)) else {
             return;
         };
         listeners.remove(place);
         drop(listeners);
-        self.unwind(listener);
+        self.unwind(&**listener);
     }
 
-    fn is_logging(&self) -> bool {
-        self.0.logging.load(Ordering::Relaxed) != 0
-    }
-
-    fn replay(&self, listener: &Arc<dyn MemoryListener>) -> ListenerResult {
+    fn replay(&self, listener: &dyn MemoryListener) -> ListenerResult {
         let view = self.view();
         listener.begin();
-        if self.is_logging() {
+        if self.0.logging() != 0 {
             listener.log_global_start()?;
         }
         for section in view.sections() {
@@ -304,7 +326,7 @@ impl AddressSpace {
         listener.commit()
     }
 
-    fn unwind(&self, listener: &Arc<dyn MemoryListener>) {
+    fn unwind(&self, listener: &dyn MemoryListener) {
         let view = self.view();
         listener.begin();
         for eventfd in view.eventfds().iter().rev() {
@@ -316,129 +338,10 @@ impl AddressSpace {
             }
             self.0.note(listener.region_del(section));
         }
-        if self.is_logging() {
+        if self.0.logging() != 0 {
             listener.log_global_stop();
         }
         self.0.note(listener.commit());
-    }
-
-    /// Starts recording all writes to RAM for a client, with all pages clean. Blocks that the space does not show are
-    /// the caller's to enable.
-    ///
-    /// # Errors
-    ///
-    /// What a listener could not do. Nothing is logged for the client then.
-    pub fn log_global_start(&self, client: DirtyClient) -> ListenerResult {
-        let _topology = self.0.system.0.topology.lock();
-        let before = self.0.logging.load(Ordering::Relaxed);
-        if before & client.bit() != 0 {
-            return Ok(());
-        }
-        // The bitmaps take what is harvested, so they come first.
-        self.view()
-            .ram_blocks()
-            .iter()
-            .for_each(|block| block.dirty().enable(client));
-        let started = if before == 0 { self.start_listeners() } else { Ok(()) };
-        if started.is_err() {
-            self.view()
-                .ram_blocks()
-                .iter()
-                .for_each(|block| block.dirty().disable(client));
-            return started;
-        }
-        self.0.logging.store(before | client.bit(), Ordering::Relaxed);
-        if before == 0
-            && let Err(error) = self.redraw()
-        {
-            self.log_global_stop(client);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Stops recording writes for a client, and forgets what it has not taken.
-    pub fn log_global_stop(&self, client: DirtyClient) {
-        let _topology = self.0.system.0.topology.lock();
-        let before = self.0.logging.load(Ordering::Relaxed);
-        if before & client.bit() == 0 {
-            return;
-        }
-        self.0.logging.store(before & !client.bit(), Ordering::Relaxed);
-        if before == client.bit() {
-            let outcome = self.redraw();
-            self.0.note(outcome);
-            self.0
-                .listeners
-                .lock()
-                .clone()
-                .iter()
-                .rev()
-                .for_each(|listener| listener.log_global_stop());
-        }
-        self.view()
-            .ram_blocks()
-            .iter()
-            .for_each(|block| block.dirty().disable(client));
-    }
-
-    /// Tells all listeners that logging starts, or none if one refuses.
-    fn start_listeners(&self) -> ListenerResult {
-        let listeners = self.0.listeners.lock().clone();
-        for (index, listener) in listeners.iter().enumerate() {
-            if let Err(error) = listener.log_global_start() {
-                listeners[..index]
-                    .iter()
-                    .rev()
-                    .for_each(|listener| listener.log_global_stop());
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the view anew and gives what listeners could not do to the caller, if no transaction is going on around.
-    fn redraw(&self) -> ListenerResult {
-        let earlier = self.0.failure.lock().take();
-        regions_changed(std::slice::from_ref(&self.0));
-        let outcome = std::mem::replace(&mut *self.0.failure.lock(), earlier);
-        outcome.map_or(Ok(()), Err)
-    }
-
-    /// Has listeners harvest what was written since the last time, into the bitmaps of all clients.
-    ///
-    /// # Errors
-    ///
-    /// What a listener could not do: pages may be dirty that nobody knows of.
-    pub fn log_sync(&self) -> ListenerResult {
-        let _topology = self.0.system.0.topology.lock();
-        let view = self.view();
-        for listener in self.0.listeners.lock().clone() {
-            listener.log_sync_global()?;
-            for section in view.sections().iter().filter(|section| section.logging) {
-                listener.log_sync(section)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has listeners record writes to a part of a block anew, wherever the space shows it. To be called after taking
-    /// the part's dirty pages and before reading them. The part is widened to whole pages.
-    ///
-    /// # Errors
-    ///
-    /// What a listener could not do: later writes may go unseen.
-    pub fn log_clear(&self, block: &RamBlock, range: Range<u64>) -> ListenerResult {
-        let end = range.end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
-        let pages = range.start / PAGE_SIZE * PAGE_SIZE..end;
-        let _topology = self.0.system.0.topology.lock();
-        let view = self.current();
-        let shown = view.sections().iter().filter(|section| section.logging);
-        let parts: Vec<MemoryRegionSection> = shown.filter_map(|section| section.showing(block, &pages)).collect();
-        for listener in self.0.listeners.lock().clone() {
-            parts.iter().try_for_each(|part| listener.log_clear(part))?;
-        }
-        Ok(())
     }
 }
 

@@ -30,6 +30,11 @@ pub(super) fn intersection(a: &Range<u64>, b: &Range<u64>) -> Option<Range<u64>>
     (shared.start < shared.end).then_some(shared)
 }
 
+/// A size for messages.
+pub(super) fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
 const _: () = assert!(usize::BITS == 64, "Tern runs on 64-bit hosts");
 
 #[cfg(test)]
