@@ -132,7 +132,7 @@ impl RamBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::testing::{MIB, pages};
+    use crate::memory::testing::{MIB, only, pages};
     use crate::memory::{DirtyClient, PAGE_SIZE};
     use std::fs::File;
     use std::sync::Arc;
@@ -168,7 +168,7 @@ mod tests {
             assert_eq!(&bytes, b"abcd");
             assert_eq!(
                 block.dirty().take(DirtyClient::Migration, 0..SIZE),
-                [0..2 * PAGE_SIZE],
+                only(0..2 * PAGE_SIZE),
                 "{block:?}"
             );
         }
@@ -218,7 +218,10 @@ mod tests {
         let block = RamBlock::new("ram", 256 * MIB, Backing::SharedMemfd).unwrap();
         block.write(200 * MIB, &[1]).unwrap();
         for _ in 0..2 {
-            assert_eq!(block.populated_ranges().unwrap(), [200 * MIB..200 * MIB + PAGE_SIZE]);
+            assert_eq!(
+                block.populated_ranges().unwrap(),
+                only(200 * MIB..200 * MIB + PAGE_SIZE)
+            );
         }
     }
 
@@ -244,7 +247,7 @@ mod tests {
             assert!(!block.is_zero(0, PAGE_SIZE).unwrap() && !block.is_zero(3 * PAGE_SIZE, PAGE_SIZE).unwrap());
             assert_eq!(
                 block.dirty().take(DirtyClient::Migration, 0..SIZE),
-                [page(1).start..page(2).end]
+                only(page(1).start..page(2).end)
             );
             assert!(matches!(block.discard(1..4097), Err(RamError::NotWholePages { .. })));
             assert!(matches!(

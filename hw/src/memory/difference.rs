@@ -122,3 +122,76 @@ fn compared<'a>(
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::{Recorder, constant, heard, listened_to};
+    use vmm_sys_util::eventfd::EventFd;
+
+    #[test]
+    fn an_overlay_splits_what_lies_below() {
+        let (_space, root, _, log, _) = listened_to();
+        root.add_subregion_overlap(0x10400, &constant("over", 0x400, 2), 1)
+            .unwrap();
+        assert_eq!(
+            heard(&log),
+            [
+                "begin",
+                "del 0x10000..0x11000 device",
+                "nop 0x0..0x1000 ram",
+                "add 0x10000..0x10400 device",
+                "add 0x10400..0x10800 over",
+                "add 0x10800..0x11000 device",
+                "commit"
+            ]
+        );
+    }
+
+    #[test]
+    fn who_comes_is_told_by_ascending_priority_and_who_goes_by_descending() {
+        let (space, _, device, log, unnamed) = listened_to();
+        space.remove_listener(&(unnamed as Arc<dyn MemoryListener>));
+        space.add_listener(Recorder::named("second", 20, &log)).unwrap();
+        space.add_listener(Recorder::named("first", 10, &log)).unwrap();
+        heard(&log);
+        let about_device =
+            |log| -> Vec<String> { heard(log).into_iter().filter(|line| !line.contains("nop")).collect() };
+        device.set_enabled(false);
+        let del = |name| format!("{name} del 0x10000..0x11000 device");
+        let around = |call| ["first", "second"].map(|name| format!("{name} {call}"));
+        assert_eq!(
+            about_device(&log),
+            [around("begin"), [del("second"), del("first")], around("commit")].concat()
+        );
+        device.set_enabled(true);
+        let add = "add 0x10000..0x11000 device";
+        assert_eq!(
+            about_device(&log),
+            [around("begin"), around(add), around("commit")].concat()
+        );
+    }
+
+    #[test]
+    fn eventfds_follow_their_region() {
+        let (_space, root, device, log, _) = listened_to();
+        let eventfd = Arc::new(EventFd::new(0).unwrap());
+        device.add_eventfd(0xffe, 2, Some(7), Arc::clone(&eventfd));
+        device.add_eventfd(0xfff, 2, None, Arc::clone(&eventfd));
+        assert_eq!(
+            heard(&log)
+                .iter()
+                .filter(|line| line.contains("eventfd"))
+                .collect::<Vec<_>>(),
+            ["eventfd_add 0x10ffe"]
+        );
+        root.move_subregion(&device, 0x30000).unwrap();
+        let lines = heard(&log);
+        assert_eq!(
+            lines[lines.len() - 3..],
+            ["eventfd_del 0x10ffe", "eventfd_add 0x30ffe", "commit"]
+        );
+        device.remove_eventfd(&eventfd);
+        assert!(heard(&log).contains(&"eventfd_del 0x30ffe".to_owned()));
+    }
+}

@@ -151,3 +151,145 @@ fn write_section(
         (None, _) => Err(AccessError::Unassigned(part.address)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::{constant, pages, root};
+    use crate::memory::{AccessRules, MemoryRegion, PAGE_SIZE, RegionOps};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+
+    #[test]
+    fn nothing_reads_as_all_ones_and_says_so() {
+        let space = AddressSpace::new("memory", &root());
+        let mut bytes = [0; 4];
+        assert_eq!(space.read(0x1000, &mut bytes), Err(AccessError::Unassigned(0x1000)));
+        assert_eq!(bytes, [0xff; 4]);
+        assert_eq!(space.write(0x1000, &bytes), Err(AccessError::Unassigned(0x1000)));
+        assert_eq!(space.read(u64::MAX, &mut bytes), Err(AccessError::Unassigned(u64::MAX)));
+    }
+
+    #[test]
+    fn an_access_goes_on_over_borders() {
+        let root = root();
+        root.add_subregion(0, &MemoryRegion::ram("ram", pages(1))).unwrap();
+        root.add_subregion(PAGE_SIZE, &constant("a", 4, 0xaa)).unwrap();
+        root.add_subregion(PAGE_SIZE + 6, &constant("b", 4, 0xbb)).unwrap();
+        let space = AddressSpace::new("memory", &root);
+        space.write(PAGE_SIZE - 2, &[1, 2, 3]).unwrap();
+        let mut bytes = [0; 10];
+        let outcome = space.read(PAGE_SIZE - 2, &mut bytes);
+        assert_eq!(bytes, [1, 2, 0xaa, 0xaa, 0xaa, 0xaa, 0xff, 0xff, 0xbb, 0xbb]);
+        assert_eq!(outcome, Err(AccessError::Unassigned(PAGE_SIZE + 4)));
+    }
+
+    #[test]
+    fn rom_refuses_writes_and_is_read() {
+        let root = root();
+        let block = pages(1);
+        block.write(0, b"firmware").unwrap();
+        root.add_subregion(0xf000, &MemoryRegion::rom("rom", Arc::clone(&block)))
+            .unwrap();
+        let space = AddressSpace::new("memory", &root);
+        assert_eq!(space.write(0xf000, b"overwrite"), Err(AccessError::ReadOnly(0xf000)));
+        let mut bytes = [0; 8];
+        space.read(0xf000, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"firmware");
+    }
+
+    #[test]
+    fn writes_to_ram_are_recorded() {
+        let (root, block) = (root(), pages(4));
+        root.add_subregion(0, &MemoryRegion::ram("ram", Arc::clone(&block)))
+            .unwrap();
+        let space = AddressSpace::new("memory", &root);
+        let client = crate::memory::DirtyClient::Migration;
+        space.log_global_start(client).unwrap();
+        space.write(2 * PAGE_SIZE, &[1]).unwrap();
+        assert_eq!(block.dirty().next_dirty(client, 0), Some(2 * PAGE_SIZE));
+    }
+
+    #[test]
+    fn an_access_that_a_device_does_not_take_is_told_apart() {
+        struct Silent;
+        impl RegionOps for Silent {
+            fn read(&self, _: &mut IoContext, _: u64, _: u8) -> u64 {
+                panic!("not reached")
+            }
+            fn write(&self, _: &mut IoContext, _: u64, _: u8, _: u64) {
+                panic!("not reached")
+            }
+        }
+        let root = root();
+        root.add_subregion(
+            0,
+            &MemoryRegion::io("dwords", 16, Arc::new(Silent), AccessRules::DWORDS),
+        )
+        .unwrap();
+        let space = AddressSpace::new("memory", &root);
+        let mut bytes = [0; 2];
+        assert_eq!(space.read(4, &mut bytes), Err(AccessError::Refused(4)));
+        assert_eq!(bytes, [0xff; 2]);
+        assert_eq!(space.write(2, &[0; 4]), Err(AccessError::Refused(2)));
+    }
+
+    /// A device that moves itself, and asks the space while its lock is free.
+    struct Mover {
+        lock: Mutex<u64>,
+        root: MemoryRegion,
+        own: Mutex<Option<MemoryRegion>>,
+    }
+
+    impl RegionOps for Mover {
+        fn read(&self, _: &mut IoContext, offset: u64, _: u8) -> u64 {
+            *self.lock.lock() + offset
+        }
+
+        fn write(&self, cx: &mut IoContext, _: u64, _: u8, value: u64) {
+            let mut position = self.lock.lock();
+            *position = value;
+            let (root, own) = (self.root.clone(), self.own.lock().clone().unwrap());
+            cx.defer(move || root.move_subregion(&own, value).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_device_moves_itself_as_an_effect_that_is_done_on_return() {
+        let root = root();
+        let device = Arc::new(Mover {
+            lock: Mutex::new(0),
+            root: root.clone(),
+            own: Mutex::default(),
+        });
+        let region = MemoryRegion::io("mover", 0x100, device.clone(), AccessRules::default());
+        *device.own.lock() = Some(region.clone());
+        root.add_subregion(0x1000, &region).unwrap();
+        let space = AddressSpace::new("memory", &root);
+        space.write(0x1000, &0x4000u32.to_le_bytes()).unwrap();
+        let mut bytes = [0; 4];
+        assert!(space.read(0x1000, &mut bytes).is_err());
+        space.read(0x4010, &mut bytes).unwrap();
+        assert_eq!(u32::from_le_bytes(bytes), 0x4010);
+        *device.own.lock() = None;
+    }
+
+    #[test]
+    fn a_region_does_not_keep_its_device_alive() {
+        let root = root();
+        let device = Arc::new(Mover {
+            lock: Mutex::new(0),
+            root: root.clone(),
+            own: Mutex::default(),
+        });
+        let ops: Arc<dyn RegionOps> = Arc::new(Arc::downgrade(&device));
+        root.add_subregion(0, &MemoryRegion::io("mover", 0x100, ops, AccessRules::default()))
+            .unwrap();
+        let space = AddressSpace::new("memory", &root);
+        drop(device);
+        let mut bytes = [0; 4];
+        space.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [0xff; 4]);
+        space.write(0, &bytes).unwrap();
+    }
+}

@@ -307,3 +307,58 @@ pub trait MemoryListener: Send + Sync {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::pages;
+
+    fn section(guest_address: u64, size: u64, offset: u64) -> MemoryRegionSection {
+        let block = pages(16);
+        MemoryRegionSection {
+            region: MemoryRegion::ram("ram", Arc::clone(&block)),
+            guest_address,
+            size,
+            offset_in_region: offset,
+            ram: Some((block, offset)),
+            readonly: false,
+            logging: false,
+        }
+    }
+
+    #[test]
+    fn a_slot_is_made_of_the_whole_pages_inside() {
+        let aligned = section(0x1800, 0x3000, 0x800).page_aligned().unwrap();
+        assert_eq!(
+            (aligned.guest_range(), aligned.block_range()),
+            (0x2000..0x4000, Some(0x1000..0x3000))
+        );
+        assert!(section(0x1800, 0x1000, 0x800).page_aligned().is_none(), "no whole page");
+        assert!(
+            section(0x1800, 0x3000, 0).page_aligned().is_none(),
+            "guest and host pages are shifted"
+        );
+        assert!(section(u64::MAX - 0x100, 0x100, 0).page_aligned().is_none());
+    }
+
+    #[test]
+    fn a_part_keeps_guest_region_and_block_in_step() {
+        let whole = section(0x10000, 0x4000, 0x2000);
+        let part = whole.clipped(&(0x11000..0x20000)).unwrap();
+        assert_eq!((part.guest_range(), part.offset_in_region), (0x11000..0x14000, 0x3000));
+        assert_eq!(part.block_range(), Some(0x3000..0x6000));
+        assert!(whole.clipped(&(0..0x10000)).is_none());
+    }
+
+    #[test]
+    fn bytes_of_a_block_are_found_where_they_show() {
+        let section = section(0x10000, 0x4000, 0x2000);
+        let (block, _) = section.ram.clone().unwrap();
+        assert_eq!(
+            section.showing(&block, &(0x1000..0x3000)).unwrap().guest_range(),
+            0x10000..0x11000
+        );
+        assert!(section.showing(&block, &(0x6000..0x7000)).is_none());
+        assert!(section.showing(&pages(16), &(0x2000..0x3000)).is_none());
+    }
+}

@@ -31,6 +31,7 @@ mod error;
 mod guest;
 mod host;
 mod listener;
+mod listening;
 mod logging;
 mod mapping;
 mod ops;

@@ -44,7 +44,7 @@ pub(super) struct SpaceInner {
     system: MemorySystem,
     view: ArcSwap<FlatView>,
     /// By ascending priority.
-    listeners: Mutex<Vec<Arc<dyn MemoryListener>>>,
+    pub(super) listeners: Mutex<Vec<Arc<dyn MemoryListener>>>,
     /// The clients for which all RAM is logged, by [`DirtyClient::bit`].
     logging: AtomicU32,
     pending: AtomicBool,
@@ -174,7 +174,7 @@ impl SpaceInner {
     /// Makes the view anew and gives what listeners could not do to the caller, or leaves both to the transaction that
     /// is going on around.
     pub(super) fn redraw(self: &Arc<Self>) -> ListenerResult {
-        let earlier = self.failure.lock().take();
+        let earlier = self.take_failure();
         regions_changed(std::slice::from_ref(self));
         let outcome = std::mem::replace(&mut *self.failure.lock(), earlier);
         outcome.map_or(Ok(()), Err)
@@ -211,6 +211,10 @@ impl SpaceInner {
                 }
             }
         }
+    }
+
+    pub(super) fn take_failure(&self) -> Option<ListenerError> {
+        self.failure.lock().take()
     }
 
     /// Keeps the first failure until somebody asks.
@@ -273,76 +277,6 @@ impl AddressSpace {
     pub fn guest_memory(&self) -> Arc<GuestRam> {
         Arc::clone(self.current().guest_memory())
     }
-
-    /// The first thing that a listener could not do in a transaction since this was last asked. After one the listener
-    /// no longer follows the map, and an accelerator's guest must not run on.
-    #[must_use]
-    pub fn take_failure(&self) -> Option<ListenerError> {
-        self.0.failure.lock().take()
-    }
-
-    /// Adds a listener, and tells it of all that is there.
-    ///
-    /// # Errors
-    ///
-    /// What the listener could not do. It is told nothing more then and is not added: what it did so far is its own to
-    /// undo.
-    pub fn add_listener(&self, listener: Arc<dyn MemoryListener>) -> ListenerResult {
-        let _held = self.0.hold();
-        self.replay(&*listener)?;
-        let mut listeners = self.0.listeners.lock();
-        let place = listeners.partition_point(|other| other.priority() <= listener.priority());
-        listeners.insert(place, listener);
-        Ok(())
-    }
-
-    /// Tells a listener that all vanishes, and removes it. One that was not added is left alone.
-    pub fn remove_listener(&self, listener: &Arc<dyn MemoryListener>) {
-        let _held = self.0.hold();
-        let mut listeners = self.0.listeners.lock();
-        let Some(place) = listeners.iter().position(|own| Arc::ptr_eq(own, listener)) else {
-            return;
-        };
-        listeners.remove(place);
-        drop(listeners);
-        self.unwind(&**listener);
-    }
-
-    fn replay(&self, listener: &dyn MemoryListener) -> ListenerResult {
-        let view = self.view();
-        listener.begin();
-        if self.0.logging() != 0 {
-            listener.log_global_start()?;
-        }
-        for section in view.sections() {
-            listener.region_add(section)?;
-            if section.logging {
-                listener.log_start(section)?;
-            }
-        }
-        view.eventfds()
-            .iter()
-            .try_for_each(|eventfd| listener.eventfd_add(eventfd))?;
-        listener.commit()
-    }
-
-    fn unwind(&self, listener: &dyn MemoryListener) {
-        let view = self.view();
-        listener.begin();
-        for eventfd in view.eventfds().iter().rev() {
-            self.0.note(listener.eventfd_del(eventfd));
-        }
-        for section in view.sections().iter().rev() {
-            if section.logging {
-                self.0.note(listener.log_stop(section));
-            }
-            self.0.note(listener.region_del(section));
-        }
-        if self.0.logging() != 0 {
-            listener.log_global_stop();
-        }
-        self.0.note(listener.commit());
-    }
 }
 
 impl fmt::Debug for AddressSpace {
@@ -356,5 +290,158 @@ impl fmt::Debug for SpaceInner {
         f.debug_struct("SpaceInner")
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::{Log, Recorder, constant, heard, listened_to, root};
+
+    #[test]
+    fn a_change_outside_a_transaction_takes_effect_at_once() {
+        let (space, _, device, log, _) = listened_to();
+        device.set_enabled(false);
+        assert!(space.view().find(0x10000).is_none());
+        assert_eq!(
+            heard(&log),
+            ["begin", "del 0x10000..0x11000 device", "nop 0x0..0x1000 ram", "commit"]
+        );
+        device.set_enabled(false);
+        assert!(heard(&log).is_empty(), "nothing changed");
+    }
+
+    #[test]
+    fn a_transaction_announces_the_difference_once() {
+        let (space, root, device, log, _) = listened_to();
+        space.transaction(|| {
+            device.set_enabled(false);
+            let other = constant("other", 0x1000, 2);
+            root.add_subregion(0x20000, &other).unwrap();
+            space.transaction(|| root.move_subregion(&other, 0x8000).unwrap());
+            assert!(heard(&log).is_empty() && space.view().find(0x10000).is_some());
+        });
+        assert_eq!(
+            heard(&log),
+            [
+                "begin",
+                "del 0x10000..0x11000 device",
+                "nop 0x0..0x1000 ram",
+                "add 0x8000..0x9000 other",
+                "commit"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_change_and_its_opposite_are_no_difference() {
+        let (space, root, device, log, _) = listened_to();
+        space.transaction(|| {
+            root.remove_subregion(&device).unwrap();
+            root.add_subregion(0x10000, &device).unwrap();
+        });
+        assert_eq!(
+            heard(&log),
+            ["begin", "nop 0x0..0x1000 ram", "nop 0x10000..0x11000 device", "commit"]
+        );
+    }
+
+    #[test]
+    fn a_change_that_panics_leaves_the_space_usable() {
+        let (space, root, device, log, _) = listened_to();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            space.transaction(|| {
+                device.set_enabled(false);
+                panic!("in the middle");
+            });
+        }));
+        assert!(panicked.is_err() && heard(&log).is_empty());
+        root.add_subregion(0x20000, &constant("other", 0x1000, 2)).unwrap();
+        assert!(space.view().find(0x10000).is_none() && space.view().find(0x20000).is_some());
+    }
+
+    #[test]
+    fn spaces_of_one_system_change_together_and_share_regions() {
+        let (memory_root, io_root, log) = (root(), root(), Log::default());
+        let system = MemorySystem::new();
+        let memory = system.address_space("memory", &memory_root);
+        let io = system.address_space("io", &io_root);
+        memory.add_listener(Recorder::named("memory", 0, &log)).unwrap();
+        io.add_listener(Recorder::named("io", 0, &log)).unwrap();
+        heard(&log);
+        let device = constant("device", 0x10, 1);
+        system.transaction(|| {
+            memory_root.add_subregion(0xf000, &device).unwrap();
+            io_root
+                .add_subregion(0x3f0, &MemoryRegion::alias("ports", &device, 0, 8))
+                .unwrap();
+            assert!(heard(&log).is_empty());
+        });
+        assert_eq!(
+            heard(&log),
+            [
+                "memory begin",
+                "memory add 0xf000..0xf010 device",
+                "memory commit",
+                "io begin",
+                "io add 0x3f0..0x3f8 device",
+                "io commit"
+            ]
+        );
+        memory_root.add_subregion(0, &constant("more", 0x10, 1)).unwrap();
+        assert!(heard(&log).iter().all(|line| line.starts_with("memory")));
+        device.set_enabled(false);
+        assert!(memory.view().find(0xf000).is_none() && io.view().find(0x3f0).is_none());
+        drop(memory);
+        device.set_enabled(true);
+        assert!(io.view().find(0x3f0).is_some());
+    }
+
+    #[test]
+    fn a_listener_may_change_regions_and_causes_another_round() {
+        struct Hides(MemoryRegion);
+        impl MemoryListener for Hides {
+            fn commit(&self) -> ListenerResult {
+                self.0.set_enabled(false);
+                Ok(())
+            }
+        }
+        let (space, _, device, log, _) = listened_to();
+        device.set_enabled(false);
+        space.add_listener(Arc::new(Hides(device.clone()))).unwrap();
+        heard(&log);
+        device.set_enabled(true);
+        assert!(space.view().find(0x10000).is_none());
+        assert_eq!(heard(&log).iter().filter(|line| *line == "commit").count(), 2);
+    }
+
+    /// Threads change regions while others look: every view that anybody sees is one that a transaction left.
+    #[test]
+    fn nobody_sees_the_middle_of_a_transaction() {
+        let root = root();
+        let (left, right) = (constant("left", 0x1000, 1), constant("right", 0x1000, 2));
+        root.add_subregion(0, &left).unwrap();
+        root.add_subregion(0x1000, &right).unwrap();
+        right.set_enabled(false);
+        let space = AddressSpace::new("memory", &root);
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for _ in 0..500 {
+                            space.transaction(|| {
+                                let swap = left.is_enabled();
+                                left.set_enabled(!swap);
+                                right.set_enabled(swap);
+                            });
+                        }
+                    })
+                })
+                .collect();
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                let view = space.view();
+                assert_eq!(view.sections().len(), 1, "{view}");
+            }
+        });
     }
 }

@@ -1,12 +1,13 @@
 //! Fixtures for the tests of this module: blocks, trees, and a listener that writes down what it is told.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::{
-    AccessRules, Backing, EventFdSection, IoContext, ListenerError, ListenerResult, MemoryListener, MemoryRegion,
-    MemoryRegionSection, PAGE_SIZE, RamBlock, RegionOps,
+    AccessRules, AddressSpace, Backing, EventFdSection, IoContext, ListenerError, ListenerResult, MemoryListener,
+    MemoryRegion, MemoryRegionSection, PAGE_SIZE, RamBlock, RegionOps,
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -151,4 +152,22 @@ impl MemoryListener for Recorder {
     fn commit(&self) -> ListenerResult {
         self.note("commit", "")
     }
+}
+
+/// A space with RAM at 0 and a device at 0x10000, and a listener that has been told of them.
+pub(super) fn listened_to() -> (AddressSpace, MemoryRegion, MemoryRegion, Log, Arc<Recorder>) {
+    let (root, log) = (root(), Log::default());
+    let device = constant("device", 0x1000, 1);
+    root.add_subregion(0, &MemoryRegion::ram("ram", pages(1))).unwrap();
+    root.add_subregion(0x10000, &device).unwrap();
+    let space = AddressSpace::new("memory", &root);
+    let listener = Recorder::new(&log);
+    space.add_listener(listener.clone()).unwrap();
+    heard(&log);
+    (space, root, device, log, listener)
+}
+
+/// A list of one range, which a literal would leave in doubt.
+pub(super) fn only(range: Range<u64>) -> Vec<Range<u64>> {
+    std::iter::once(range).collect()
 }
