@@ -1,0 +1,91 @@
+//! A VM in the words of the manifest.
+
+use std::sync::Arc;
+
+use hw::core::AccelTypes;
+use hw::i386::cpu_model::CpuModel;
+use hw::i386::cpuid::{self, CpuidTable};
+use hw::memory::RamBlock;
+use migration::vm::{
+    CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe,
+};
+use vmstate::qom::Object;
+
+use super::VmSpec;
+use crate::boot::BootPayload;
+
+/// What to build a VM from that a user has asked for.
+pub(super) fn recipe(
+    spec: &VmSpec<'_>,
+    model: &CpuModel,
+    table: &CpuidTable,
+    tsc_khz: u32,
+    payload: &BootPayload,
+    ram: &[Arc<RamBlock>],
+) -> Recipe {
+    Recipe {
+        machine: spec.machine.clone(),
+        cpu: CpuRecipe {
+            name: model.name.to_owned(),
+            tied_to_host: model.is_tied_to_host(),
+            cpuid: table.entries().iter().map(to_recipe).collect(),
+            tsc_khz: u64::from(tsc_khz),
+        },
+        cpus: (0..spec.cpus).collect(),
+        memory: spec.memory,
+        options: Vec::new(),
+        ram: ram
+            .iter()
+            .map(|block| RamBlockRecipe {
+                name: block.name().to_owned(),
+                size: block.size(),
+                readonly: block.is_readonly(),
+            })
+            .collect(),
+        boot: payload.recipe(),
+        objects: Vec::new(),
+    }
+}
+
+fn to_recipe(entry: &cpuid::CpuidEntry) -> CpuidEntry {
+    CpuidEntry {
+        function: entry.leaf,
+        index: entry.subleaf,
+        indexed: cpuid::has_subleaves(entry.leaf),
+        registers: [entry.eax, entry.ebx, entry.ecx, entry.edx],
+    }
+}
+
+/// The CPUID table of a recipe.
+pub(super) fn cpuid_of(recipe: &Recipe) -> CpuidTable {
+    CpuidTable::new(recipe.cpu.cpuid.iter().map(|entry| {
+        let [eax, ebx, ecx, edx] = entry.registers;
+        cpuid::CpuidEntry { leaf: entry.function, subleaf: entry.index, eax, ebx, ecx, edx }
+    }))
+}
+
+/// The tree below `root` with its effective properties. An accelerator's types go by the abstract type that they stand
+/// for, and the accelerator itself is the host's business.
+pub(super) fn inventory(root: &Arc<Object>, types: &AccelTypes) -> Inventory {
+    let subclasses = [types.cpu, types.apic, types.ioapic, types.i8259, types.i8254, types.clock];
+    let mut objects = Vec::new();
+    root.walk(|object| {
+        let path = object.path();
+        if path == "/machine/accel" {
+            return;
+        }
+        let class = object.class();
+        let stands_for = class.parent().filter(|_| subclasses.contains(&class.name()));
+        let properties = object.properties().into_iter().filter_map(|info| {
+            let value = object.property(info.name()).ok()?;
+            Some(Property { name: info.name().to_owned(), value: value.to_string() })
+        });
+        objects.push(InventoryObject {
+            path,
+            type_name: stands_for.map_or(class.name(), |parent| parent.name()).to_owned(),
+            properties: properties.collect(),
+        });
+    });
+    objects.sort();
+    Inventory { objects }
+}

@@ -1,0 +1,319 @@
+//! Start, pause, resume, reset, end: who may do what when, one at a time.
+
+use hw::core::{Machine, ResetKind, device_class, reset_tree};
+use hw::timer::clock::TimePolicy;
+use thiserror::Error;
+
+use super::Vm;
+use super::requests::Request;
+use crate::accel::{AccelError, BootRegs};
+use crate::boot::{self, BootError};
+use crate::control::{Ending, Event, ShutdownReason};
+use crate::run_state::{IllegalTransition, RunState};
+
+/// Guarded by the outermost lock of the VM: whoever changes between running and standing still holds it.
+#[derive(Debug, Default)]
+pub(super) struct Lifecycle {
+    /// A transfer has paused the guest and decides what becomes of it; the flag says whether it ran before.
+    held: Option<bool>,
+}
+
+/// Why the VM cannot do what was asked. It is as it was before.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LifecycleError {
+    /// A transfer has the guest.
+    #[error("the guest is just being handed over")]
+    HandingOver,
+    /// The guest has ended by itself.
+    #[error("the guest has ended")]
+    Ended,
+    /// It makes no sense in this state.
+    #[error("the VM is {0}")]
+    WrongState(RunState),
+    /// The accelerator cannot.
+    #[error(transparent)]
+    Accelerator(#[from] AccelError),
+    /// The guest cannot boot.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The table of states says no.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+}
+
+impl Vm {
+    /// Copies the boot payload into the guest's memory and puts the vCPUs to their start. The guest stands still.
+    pub(super) fn boot(&self, fresh: bool) -> Result<(), LifecycleBootError> {
+        let cpus = u8::try_from(self.board.cpus().len()).expect("a machine has fewer than 256 vCPUs");
+        let memory = self.board.memory().guest_memory();
+        let entry = boot::load(memory.as_ref(), self.board.ram().size(), cpus, &self.payload, fresh)?;
+        self.accelerator.reset(&BootRegs {
+            entry: u64::from(entry.entry),
+            start_info: u64::from(entry.start_info),
+        })?;
+        Ok(())
+    }
+
+    /// Lets a VM that was made run for the first time.
+    ///
+    /// # Errors
+    ///
+    /// It has run before, or the accelerator refuses.
+    pub fn start(&self) -> Result<(), LifecycleError> {
+        let _life = self.lifecycle.lock();
+        match self.status.run_state.get() {
+            RunState::Created => self.set_running(TimePolicy::Continue),
+            state => Err(LifecycleError::WrongState(state)),
+        }
+    }
+
+    /// Lets a VM that has arrived and was loaded run, or stand still where its user had stopped it.
+    pub(super) fn start_arrived(&self) -> Result<(), LifecycleError> {
+        let _life = self.lifecycle.lock();
+        if self.machine_part().is_stopped() {
+            self.status.run_state.set(RunState::Paused)?;
+            return Ok(());
+        }
+        self.set_running(TimePolicy::Continue)
+    }
+
+    /// Stops the guest at the user's wish. It stays so, wherever it goes, until [`Vm::cont`].
+    ///
+    /// # Errors
+    ///
+    /// There is no running guest, or the vCPUs did not come out: it runs on.
+    pub fn stop(&self) -> Result<(), LifecycleError> {
+        let life = self.lifecycle.lock();
+        match self.status.run_state.get() {
+            RunState::Paused if life.held.is_none() => Ok(()),
+            RunState::Running => {
+                self.pause_vcpus()?;
+                self.machine_part().set_stopped(true);
+                self.set_paused()
+            }
+            RunState::Paused => Err(LifecycleError::HandingOver),
+            state => Err(LifecycleError::WrongState(state)),
+        }
+    }
+
+    /// Lets a stopped guest go on, from the instant at which it stopped.
+    ///
+    /// # Errors
+    ///
+    /// The guest is not merely stopped, or the accelerator refuses.
+    pub fn cont(&self) -> Result<(), LifecycleError> {
+        let life = self.lifecycle.lock();
+        match self.status.run_state.get() {
+            RunState::Running => Ok(()),
+            RunState::Paused if life.held.is_some() => Err(LifecycleError::HandingOver),
+            RunState::Paused | RunState::Created => self.set_running(TimePolicy::Continue),
+            state => Err(LifecycleError::WrongState(state)),
+        }
+    }
+
+    /// Resets the machine: the guest boots from its payload. A stopped guest stays stopped; one that crashed runs again.
+    ///
+    /// # Errors
+    ///
+    /// There is no guest to reset, or it cannot boot: it then stands still.
+    pub fn reset(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
+        let life = self.lifecycle.lock();
+        if life.held.is_some() {
+            return Err(LifecycleError::HandingOver);
+        }
+        // What the guest asked for before has lost its meaning.
+        self.requests.take();
+        self.reset_locked(reason)
+    }
+
+    fn reset_locked(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
+        let state = self.status.run_state.get();
+        match state {
+            RunState::Running => self.pause_vcpus()?,
+            RunState::Paused | RunState::GuestPanicked | RunState::InternalError => {}
+            RunState::Created | RunState::InMigrate | RunState::PostMigrate | RunState::Shutdown => {
+                return Err(LifecycleError::WrongState(state));
+            }
+        }
+        self.reset_paused(reason)?;
+        if state == RunState::Paused {
+            return Ok(());
+        }
+        self.accelerator.resume(TimePolicy::Continue)?;
+        Ok(self.status.run_state.set(RunState::Running)?)
+    }
+
+    fn reset_paused(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
+        reset_tree(self.board.machine(), ResetKind::Cold);
+        self.boot(false)?;
+        self.status.events.publish(&Event::Reset(reason));
+        Ok(())
+    }
+
+    /// Does what the guest has asked for, if it still stands.
+    pub(super) fn serve_request(&self) {
+        let life = self.lifecycle.lock();
+        let Some(request) = self.requests.take() else { return };
+        if life.held.is_some() || self.status.run_state.get() != RunState::Running {
+            // It was made in the moment of a pause, and stands when the guest goes on.
+            self.requests.put_back(request);
+            return;
+        }
+        match request {
+            Request::Reset(_) => {
+                if let Err(error) = self.reset_locked(ShutdownReason::GuestReset) {
+                    self.fail(format!("the guest cannot be reset: {error}"));
+                }
+            }
+            Request::Exit(status) => self.end_guest(Ending::GuestExit(status)),
+            Request::Shutdown => self.end_guest(Ending::GuestShutdown),
+            Request::Crash(why) => self.fail(why),
+        }
+    }
+
+    fn end_guest(&self, ending: Ending) {
+        // The vCPU that asked may have gone on for some instructions; whether the others come out does not matter.
+        let _ = self.accelerator.pause();
+        let _ = self.status.run_state.set(RunState::Shutdown);
+        self.status.events.publish(&Event::Shutdown(ShutdownReason::GuestShutdown));
+        self.status.end(ending);
+    }
+
+    fn fail(&self, why: String) {
+        let _ = self.accelerator.pause();
+        let _ = self.status.run_state.set(RunState::InternalError);
+        self.status.events.publish(&Event::GuestPanicked { why: why.clone() });
+        self.status.end(Ending::Failed(why));
+    }
+
+    /// Pauses the guest for a transfer, which alone decides from now on whether it goes on here.
+    pub(super) fn hold(&self) -> Result<(), LifecycleError> {
+        let mut life = self.lifecycle.lock();
+        if life.held.is_some() {
+            return Ok(());
+        }
+        let ran = match self.status.run_state.get() {
+            RunState::Running => true,
+            RunState::Paused => false,
+            state => return Err(LifecycleError::WrongState(state)),
+        };
+        if ran {
+            self.pause_vcpus()?;
+            // A request that stands is part of what the guest did: it is served before its state is taken.
+            match self.requests.take() {
+                None => {}
+                Some(Request::Reset(_)) => self.reset_paused(ShutdownReason::GuestReset)?,
+                Some(request) => {
+                    self.requests.put_back(request);
+                    self.accelerator.resume(TimePolicy::Continue)?;
+                    self.requests.wake();
+                    return Err(LifecycleError::Ended);
+                }
+            }
+            self.set_paused()?;
+        }
+        self.machine_part().set_stopped(!ran);
+        life.held = Some(ran);
+        Ok(())
+    }
+
+    /// Ends a [`Vm::hold`]: the guest goes on if it ran before.
+    pub(super) fn release(&self) -> Result<(), LifecycleError> {
+        let mut life = self.lifecycle.lock();
+        let Some(ran) = life.held else { return Ok(()) };
+        if ran {
+            self.set_running(TimePolicy::Continue)?;
+        }
+        life.held = None;
+        Ok(())
+    }
+
+    /// Keeps a held guest until somebody decides; see [`Vm::resolve_resume`].
+    pub(super) fn keep_undecided(&self) {
+        let _life = self.lifecycle.lock();
+        // From paused there is a way to post-migrate, and a held guest is paused.
+        let _ = self.status.run_state.set(RunState::PostMigrate);
+    }
+
+    /// The user says that the receiver does not run the guest: it runs here again.
+    ///
+    /// # Errors
+    ///
+    /// Nobody waits for that decision, or the accelerator refuses.
+    pub fn resolve_resume(&self) -> Result<(), LifecycleError> {
+        let mut life = self.lifecycle.lock();
+        match (self.status.run_state.get(), life.held) {
+            (RunState::PostMigrate, Some(true)) => self.set_running(TimePolicy::Continue)?,
+            (RunState::PostMigrate, _) => self.status.run_state.set(RunState::Paused)?,
+            (state, _) => return Err(LifecycleError::WrongState(state)),
+        }
+        life.held = None;
+        Ok(())
+    }
+
+    /// Drives the lines of every device as its state says, after a load.
+    pub(super) fn drive_lines(&self) {
+        self.board.machine().walk(|object| {
+            if let Some(class) = device_class(object) {
+                class.drive_lines(object);
+            }
+        });
+    }
+
+    fn machine_part(&self) -> &Machine {
+        self.board.machine().part::<Machine>().expect("a board's machine is a machine")
+    }
+
+    /// Takes the vCPUs out and reads their state; if that fails they run on.
+    fn pause_vcpus(&self) -> Result<(), LifecycleError> {
+        if let Err(error) = self.accelerator.pause() {
+            self.accelerator.resume(TimePolicy::Continue)?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn set_paused(&self) -> Result<(), LifecycleError> {
+        self.status.run_state.set(RunState::Paused)?;
+        self.status.events.publish(&Event::Stop);
+        Ok(())
+    }
+
+    fn set_running(&self, policy: TimePolicy) -> Result<(), LifecycleError> {
+        self.machine_part().set_stopped(false);
+        self.accelerator.resume(policy)?;
+        self.status.run_state.set(RunState::Running)?;
+        self.status.events.publish(&Event::Resume);
+        // What the guest asked for in the moment of the pause.
+        self.requests.wake();
+        Ok(())
+    }
+}
+
+/// What can go wrong when a guest boots.
+#[derive(Debug, Error)]
+pub(super) enum LifecycleBootError {
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Accelerator(#[from] AccelError),
+}
+
+impl From<LifecycleBootError> for LifecycleError {
+    fn from(error: LifecycleBootError) -> Self {
+        match error {
+            LifecycleBootError::Boot(error) => Self::Boot(error),
+            LifecycleBootError::Accelerator(error) => Self::Accelerator(error),
+        }
+    }
+}
+
+impl From<LifecycleBootError> for super::CreateError {
+    fn from(error: LifecycleBootError) -> Self {
+        match error {
+            LifecycleBootError::Boot(error) => Self::Boot(error),
+            LifecycleBootError::Accelerator(error) => Self::Accelerator(error),
+        }
+    }
+}

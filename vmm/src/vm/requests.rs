@@ -1,0 +1,92 @@
+//! What a guest asks of its machine, on the way from a vCPU to whoever may act on it.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use hw::core::MachineEvents;
+use parking_lot::Mutex;
+
+use super::{Runner, Vm};
+use crate::accel::{VcpuEvent, VcpuEvents};
+
+/// Something that the guest asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Request {
+    /// To begin anew; what asked.
+    Reset(String),
+    /// To end with a status.
+    Exit(u8),
+    /// To be switched off.
+    Shutdown,
+    /// Nothing any more: it cannot go on, for this reason.
+    Crash(String),
+}
+
+/// The requests of one VM. The first that is not yet served stands; what a guest asks for after it does not count.
+pub(super) struct Requests {
+    runner: Arc<dyn Runner>,
+    vm: OnceLock<Weak<Vm>>,
+    pending: Mutex<Option<Request>>,
+}
+
+impl Requests {
+    pub(super) fn new(runner: Arc<dyn Runner>) -> Arc<Self> {
+        Arc::new(Self { runner, vm: OnceLock::new(), pending: Mutex::new(None) })
+    }
+
+    /// From now on, requests are those of `vm`.
+    pub(super) fn serve(&self, vm: &Arc<Vm>) {
+        self.vm.set(Arc::downgrade(vm)).expect("requests belong to one VM");
+    }
+
+    /// The request that stands, which is then no more.
+    pub(super) fn take(&self) -> Option<Request> {
+        self.pending.lock().take()
+    }
+
+    /// Gives a request back that cannot be served yet.
+    pub(super) fn put_back(&self, request: Request) {
+        self.pending.lock().get_or_insert(request);
+    }
+
+    fn note(&self, request: Request) {
+        {
+            let mut pending = self.pending.lock();
+            if pending.is_some() {
+                return;
+            }
+            *pending = Some(request);
+        }
+        self.wake();
+    }
+
+    /// Has the standing request served soon.
+    pub(super) fn wake(&self) {
+        if let Some(vm) = self.vm.get().cloned() {
+            self.runner.defer(Box::new(move || {
+                if let Some(vm) = vm.upgrade() {
+                    vm.serve_request();
+                }
+            }));
+        }
+    }
+}
+
+impl MachineEvents for Requests {
+    fn reset_requested(&self, by: &str) {
+        self.note(Request::Reset(by.to_owned()));
+    }
+
+    fn guest_exited(&self, status: u8) {
+        self.note(Request::Exit(status));
+    }
+}
+
+impl VcpuEvents for Requests {
+    fn vcpu_event(&self, vcpu: u32, event: VcpuEvent) {
+        self.note(match event {
+            VcpuEvent::ResetRequested { by } => Request::Reset(by.to_owned()),
+            VcpuEvent::ShutdownRequested => Request::Shutdown,
+            VcpuEvent::Crashed(report) => Request::Crash(format!("vCPU {vcpu}: {report}")),
+        });
+    }
+}
