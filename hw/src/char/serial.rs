@@ -407,3 +407,145 @@ impl CharFrontend for Frontend {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{Bench, Seen};
+    use crate::core::{reset_tree, unrealize_device};
+
+    const BASE: u64 = 0x3f8;
+
+    /// A console that takes as many bytes as it is told to.
+    #[derive(Default)]
+    struct Paper {
+        room: Mutex<usize>,
+        written: Mutex<Vec<u8>>,
+    }
+
+    impl CharSink for Paper {
+        fn try_write(&self, bytes: &[u8]) -> usize {
+            let mut room = self.room.lock();
+            let taken = bytes.len().min(*room);
+            *room -= taken;
+            self.written.lock().extend(&bytes[..taken]);
+            taken
+        }
+    }
+
+    fn port(room: usize) -> (Bench<Serial16550>, Arc<Paper>) {
+        let bench: Bench<Serial16550> = Bench::new();
+        let paper = Arc::new(Paper {
+            room: Mutex::new(room),
+            ..Paper::default()
+        });
+        bench.device.connect(paper.clone());
+        bench.realize().expect("realizes");
+        (bench, paper)
+    }
+
+    fn last_level(bench: &Bench<Serial16550>) -> Option<bool> {
+        bench.seen.take().into_iter().rev().find_map(|seen| match seen {
+            Seen::Line(4, level) => Some(level),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn bytes_reach_the_console_in_order() {
+        let (bench, paper) = port(100);
+        for byte in b"tern" {
+            bench.outb(BASE, *byte);
+        }
+        assert_eq!(*paper.written.lock(), b"tern");
+    }
+
+    #[test]
+    fn a_slow_console_keeps_the_transmitter_busy_until_it_takes_more() {
+        let (bench, paper) = port(0);
+        bench.outb(BASE + 2, fcr::ENABLE);
+        bench.outb(BASE, b'a');
+        assert_eq!(bench.inb(BASE + 5) & lsr::TRANSMIT_EMPTY, 0);
+        *paper.room.lock() = 10;
+        Serial16550::frontend(&bench.device).writable();
+        assert_eq!(bench.inb(BASE + 5) & lsr::TRANSMIT_EMPTY, lsr::TRANSMIT_EMPTY);
+        assert_eq!(*paper.written.lock(), b"a");
+    }
+
+    #[test]
+    fn input_interrupts_and_is_read_in_order_and_the_line_falls_with_the_last_byte() {
+        let (bench, _paper) = port(0);
+        bench.outb(BASE + 2, fcr::ENABLE);
+        bench.outb(BASE + 1, ier::RECEIVED);
+        assert_eq!(Serial16550::frontend(&bench.device).receive(b"xy"), 2);
+        assert_eq!(last_level(&bench), Some(true));
+        assert_eq!(bench.inb(BASE + 2), iir::FIFOS | iir::RECEIVED);
+        assert_eq!([bench.inb(BASE), bench.inb(BASE)], *b"xy");
+        assert_eq!(last_level(&bench), Some(false));
+    }
+
+    #[test]
+    fn input_beyond_the_fifo_stays_with_the_back_end() {
+        let (bench, _paper) = port(0);
+        let frontend = Serial16550::frontend(&bench.device);
+        assert_eq!(frontend.receive(b"abc"), 1);
+        bench.outb(BASE + 2, fcr::ENABLE);
+        assert_eq!(frontend.receive(&[0; 40]), FIFO);
+    }
+
+    #[test]
+    fn enabling_the_transmit_interrupt_of_an_idle_port_raises_it_and_looking_clears_it() {
+        let (bench, _paper) = port(0);
+        bench.outb(BASE + 1, ier::TRANSMIT_EMPTY);
+        assert_eq!(last_level(&bench), Some(true));
+        assert_eq!(bench.inb(BASE + 2), iir::TRANSMIT_EMPTY);
+        assert_eq!(last_level(&bench), Some(false));
+    }
+
+    #[test]
+    fn loopback_returns_what_is_sent_and_shows_nothing() {
+        let (bench, paper) = port(100);
+        bench.outb(BASE + 4, MCR_LOOPBACK | 0x0a);
+        assert_eq!(bench.inb(BASE + 6) & 0xf0, 0x90);
+        bench.outb(BASE, 0x42);
+        assert_eq!(bench.inb(BASE), 0x42);
+        assert!(paper.written.lock().is_empty());
+    }
+
+    #[test]
+    fn the_divisor_hides_behind_its_latch() {
+        let (bench, _paper) = port(0);
+        bench.outb(BASE + 3, LCR_DLAB | 3);
+        bench.outb(BASE, 0x34);
+        bench.outb(BASE + 1, 0x12);
+        bench.outb(BASE + 3, 3);
+        assert_eq!(bench.device.state().divisor, 0x1234);
+        assert_eq!(bench.inb(BASE + 1), 0);
+    }
+
+    #[test]
+    fn a_loaded_port_drives_its_line_when_asked() {
+        let (bench, _paper) = port(0);
+        bench.device.state.lock().ier = ier::TRANSMIT_EMPTY;
+        bench.device.state.lock().transmit_pending = true;
+        bench.device.drive_lines();
+        assert_eq!(last_level(&bench), Some(true));
+    }
+
+    #[test]
+    fn reset_forgets_everything_and_lowers_the_line() {
+        let (bench, _paper) = port(0);
+        bench.outb(BASE + 1, ier::TRANSMIT_EMPTY);
+        reset_tree(bench.device.object(), ResetKind::Cold);
+        assert_eq!(bench.device.state(), SerialState::default());
+        assert_eq!(last_level(&bench), Some(false));
+    }
+
+    #[test]
+    fn a_port_that_is_gone_takes_no_input_and_harms_nobody() {
+        let (bench, _paper) = port(0);
+        let frontend = Serial16550::frontend(&bench.device);
+        unrealize_device(bench.device.object());
+        assert_eq!(frontend.receive(b"x"), 1);
+    }
+}

@@ -192,3 +192,68 @@ pub fn unrealize_device(object: &Arc<Object>) {
     }
     object.thaw();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{Bench, Seen};
+    use crate::core::{ResetKind, reset_tree};
+    use crate::i386::i8042::I8042;
+    use crate::i386::test_exit::TestExit;
+    use vmstate::qom::PropertyValue;
+
+    #[test]
+    fn configuration_is_closed_by_realize_and_open_again_after_unrealize() {
+        let bench: Bench<TestExit> = Bench::realized();
+        let object = bench.device.object();
+        assert!(object.set_property("iobase", PropertyValue::Uint(0x500)).is_err());
+        unrealize_device(object);
+        object.set_property("iobase", PropertyValue::Uint(0x500)).expect("open");
+        bench.realize().expect("realizes again");
+        bench.outb(0x500, 7);
+        assert_eq!(bench.seen.take(), [Seen::Exit(7)]);
+    }
+
+    #[test]
+    fn an_unrealized_device_is_off_the_map() {
+        let bench: Bench<TestExit> = Bench::realized();
+        unrealize_device(bench.device.object());
+        assert_eq!(bench.inb(0xf4), 0xff);
+    }
+
+    #[test]
+    fn a_failed_realize_leaves_nothing_behind() {
+        let bench: Bench<I8042> = Bench::new();
+        // The second of its two ports would lie beyond the last one.
+        bench
+            .device
+            .object()
+            .set_property("iobase", PropertyValue::Uint(0xfffe))
+            .expect("a port");
+        let error = bench.realize().expect_err("there is no room");
+        assert!(error.to_string().contains("/device"), "{error}");
+        assert_eq!(bench.inb(0xfffe), 0xff);
+        bench
+            .device
+            .object()
+            .set_property("iobase", PropertyValue::Uint(0x60))
+            .expect("open again");
+        bench.realize().expect("realizes");
+    }
+
+    #[test]
+    fn a_device_is_realized_once() {
+        let bench: Bench<TestExit> = Bench::realized();
+        assert!(matches!(bench.realize(), Err(RealizeError::Already(path)) if path == "/device"));
+    }
+
+    #[test]
+    fn reset_reaches_every_device_below_the_root() {
+        let bench: Bench<I8042> = Bench::realized();
+        bench.outb(0x64, 0x60);
+        bench.outb(0x60, 0x33);
+        reset_tree(&bench.device.object().root().expect("in a tree"), ResetKind::Cold);
+        bench.outb(0x64, 0x20);
+        assert_ne!(bench.inb(0x60), 0x33);
+    }
+}

@@ -15,6 +15,8 @@ mod machine_events;
 mod realize;
 mod region;
 mod reset;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use accel_types::AccelTypes;
 pub use bus::{Bus, BusClass, SYSTEM_BUS, SystemBus};

@@ -196,3 +196,47 @@ impl DeviceImpl for I8042 {
         *self.state.lock() = I8042State::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{Bench, Seen};
+
+    fn reset() -> Vec<Seen> {
+        vec![Seen::Reset("the keyboard controller".to_owned())]
+    }
+
+    #[test]
+    fn a_pulse_of_the_reset_line_resets_the_machine() {
+        let bench: Bench<I8042> = Bench::realized();
+        bench.outb(0x64, 0xfe);
+        assert_eq!(bench.seen.take(), reset());
+    }
+
+    #[test]
+    fn the_output_port_has_the_reset_line_too() {
+        let bench: Bench<I8042> = Bench::realized();
+        bench.outb(0x64, 0xd1);
+        bench.outb(0x60, 0x03);
+        assert_eq!(bench.seen.take(), []);
+        bench.outb(0x64, 0xd1);
+        bench.outb(0x60, 0x02);
+        assert_eq!(bench.seen.take(), reset());
+    }
+
+    #[test]
+    fn an_answer_is_announced_until_it_is_read() {
+        let bench: Bench<I8042> = Bench::realized();
+        bench.outb(0x64, 0xaa);
+        assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, STATUS_OUTPUT_FULL);
+        assert_eq!(bench.inb(0x60), 0x55);
+        assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, 0);
+    }
+
+    #[test]
+    fn data_without_a_command_goes_to_the_keyboard_that_is_not_there() {
+        let bench: Bench<I8042> = Bench::realized();
+        bench.outb(0x60, 0xfe);
+        assert_eq!(bench.seen.take(), []);
+    }
+}
