@@ -121,7 +121,7 @@ fn properties_carry_ranges_defaults_and_descriptions() {
         .expect_err("out of range");
     assert_eq!(
         error.to_string(),
-        "1024 is not a value for property 'io-base' of /: give a number from 16 to 1023"
+        "'1024' is not a value for property 'io-base' of /: give a number from 16 to 1023"
     );
 }
 

@@ -161,3 +161,132 @@ impl fmt::Debug for Class {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::qom::{StateDecl, TypeTable};
+
+    /// What ran for a class, in order.
+    #[derive(Clone, Default)]
+    struct Trace(Vec<&'static str>);
+
+    #[derive(Clone, Default)]
+    struct Extra(u32);
+
+    static GRANDPARENT: TypeInfo = TypeInfo {
+        kind: TypeKind::Abstract,
+        interfaces: &["fast"],
+        class_data: Some(|| Box::new(Trace::default())),
+        class_base_init: Some(|class| trace(class, "grandparent base")),
+        class_init: Some(|class| trace(class, "grandparent")),
+        ..TypeInfo::new("grandparent", StateDecl::Stateless, "here")
+    };
+    static PARENT: TypeInfo = TypeInfo {
+        parent: Some("grandparent"),
+        class_data: Some(|| Box::new(Extra(7))),
+        class_base_init: Some(|class| trace(class, "parent base")),
+        class_init: Some(|class| trace(class, "parent")),
+        ..TypeInfo::new("parent", StateDecl::Stateless, "here")
+    };
+    static CHILD: TypeInfo = TypeInfo {
+        parent: Some("parent"),
+        interfaces: &["fast", "small"],
+        class_init: Some(|class| trace(class, "child")),
+        ..TypeInfo::new("child", StateDecl::Stateless, "here")
+    };
+    static QUICK: TypeInfo = TypeInfo::interface("quick", "here");
+    static FAST: TypeInfo = TypeInfo {
+        parent: Some("quick"),
+        ..TypeInfo::interface("fast", "here")
+    };
+    static SMALL: TypeInfo = TypeInfo::interface("small", "here");
+
+    fn trace(class: &mut Class, what: &'static str) {
+        class.data_mut::<Trace>().expect("inherited").0.push(what);
+    }
+
+    fn types() -> Arc<TypeTable> {
+        TypeTable::build([&GRANDPARENT, &PARENT, &CHILD, &QUICK, &FAST, &SMALL]).expect("they fit")
+    }
+
+    fn traced(class: &Class) -> &[&'static str] {
+        &class.data::<Trace>().expect("inherited").0
+    }
+
+    #[test]
+    fn class_data_is_inherited_by_value_then_base_inits_of_all_ancestors_then_class_init() {
+        let types = types();
+        let child = types.class("child").expect("declared");
+        assert_eq!(
+            traced(&child),
+            [
+                "grandparent",
+                "grandparent base",
+                "parent",
+                "grandparent base",
+                "parent base",
+                "child"
+            ]
+        );
+        let parent = types.class("parent").expect("declared");
+        assert_eq!(traced(&parent), ["grandparent", "grandparent base", "parent"]);
+        assert_eq!(child.data::<Extra>().map(|extra| extra.0), Some(7));
+        let grandparent = types.class("grandparent").expect("declared");
+        assert!(grandparent.data::<Extra>().is_none());
+    }
+
+    #[test]
+    fn interfaces_are_inherited_with_their_parents_and_not_duplicated() {
+        let child = types().class("child").expect("declared");
+        assert!(child.interfaces().eq(["fast", "quick", "small"]));
+        assert!(
+            ["child", "parent", "grandparent", "object", "quick"]
+                .iter()
+                .all(|name| child.is_a(name))
+        );
+        assert!(!child.is_a("container"));
+    }
+
+    #[test]
+    fn a_class_is_initialised_once_when_first_asked_for_and_its_parent_before() {
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        static LAZY: TypeInfo = TypeInfo {
+            parent: Some("parent"),
+            class_init: Some(|_| {
+                RUNS.fetch_add(1, Ordering::Relaxed);
+            }),
+            ..TypeInfo::new("lazy", StateDecl::Stateless, "here")
+        };
+        let types = TypeTable::build([&GRANDPARENT, &PARENT, &CHILD, &QUICK, &FAST, &SMALL, &LAZY]).expect("they fit");
+        types.class("child").expect("declared");
+        assert_eq!(RUNS.load(Ordering::Relaxed), 0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| types.new_object("lazy").expect("concrete"));
+            }
+        });
+        assert_eq!(RUNS.load(Ordering::Relaxed), 1);
+        let (lazy, child) = (
+            types.class("lazy").expect("declared"),
+            types.class("child").expect("declared"),
+        );
+        assert!(
+            lazy.parent()
+                .zip(child.parent())
+                .is_some_and(|(one, other)| Arc::ptr_eq(one, other))
+        );
+    }
+
+    #[test]
+    fn two_tables_share_nothing() {
+        let (one, other) = (types(), types());
+        let (one, other) = (
+            one.class("child").expect("declared"),
+            other.class("child").expect("declared"),
+        );
+        assert!(!Arc::ptr_eq(&one, &other));
+    }
+}

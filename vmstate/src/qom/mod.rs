@@ -7,7 +7,7 @@
 //!   by [`Phase`];
 //! - the [`TypeTable`] is a value built from such declarations; it initialises a [`Class`] the first time it is asked
 //!   for, parent first;
-//! - an [`Object`] is a header (class, place in the tree, children) and one *part* per class of its chain; [`Obj`] and
+//! - an [`Object`](struct@Object) is a header (class, place in the tree, children) and one *part* per class of its chain; [`Obj`] and
 //!   [`WeakObj`] are handles that know the part's Rust type;
 //! - the composition tree owns objects: one lives as long as its place, or as long as somebody holds a handle;
 //! - [`Property`] is the one mechanism by which the command line, the monitor and a migration's recipe configure an
@@ -44,4 +44,77 @@ pub use state_binding::{HookTable, Install, StateBinding, StateCell, StatePart};
 pub use tree::{AddChildError, Container, check_child_name};
 pub use type_info::{OBJECT, StateDecl, TypeInfo, TypeKind};
 pub use type_table::{TypeTable, TypeTableError};
+/// Declares a type of the object model: the struct becomes the part that the type adds to its objects.
+///
+/// ```
+/// use parking_lot::Mutex;
+/// use vmstate::VmState;
+/// use vmstate::qom::{Config, Link, Obj, Object, ObjectPart, TypeTable};
+///
+/// /// All that the guest can change, and nothing else.
+/// #[derive(Default, VmState)]
+/// struct UartState {
+///     divisor: u16,
+/// }
+///
+/// #[derive(Object)]
+/// #[object(name = "uart")]
+/// struct Uart {
+///     #[config(property, default = 0x3f8, max = 0xfff8, description = "first I/O port")]
+///     io_base: Config<u16>,
+///     #[config(link, description = "where a break goes")]
+///     peer: Link<Uart>,
+///     #[runtime]
+///     wires: Mutex<Option<String>>,
+///     #[derived(reason = "follows from the divisor")]
+///     period: Mutex<u64>,
+///     #[state]
+///     state: Mutex<UartState>,
+/// }
+///
+/// let types = TypeTable::build([Uart::type_info()])?;
+/// let uart = Obj::<Uart>::create(&types)?;
+/// uart.object().set_property_str("io-base", "0x2f8")?;
+/// assert_eq!(uart.io_base.get(), 0x2f8);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It implements [`ObjectPart`] and [`Default`] (every field starts as its `default`, its `init`, or `Default`),
+/// [`StatePart`] where there is a state, and enters the declaration in the link-time list.
+///
+/// # The type: `#[object(...)]`
+///
+/// | option | meaning |
+/// | --- | --- |
+/// | `name = "..."` | the name of the type; mandatory |
+/// | `parent = P` | what it extends, `object` unless given: a Rust type (`Device`), a constant (`TYPE_DEVICE`) or text |
+/// | `abstract` | only its descendants have objects |
+/// | `interface` | the struct, `struct Hotplug;`, names an interface: it has no objects, and gets `TYPE` and `type_info()` of its own |
+/// | `interfaces = [I, ...]` | what it implements, named like a parent |
+/// | `stateless` | it adds no state |
+/// | `unmigratable = "..."` | its objects cannot be saved, and this is the reason that the user is shown |
+/// | `hooks` | it implements [`StateHooks`](crate::state::StateHooks) |
+/// | `class_data = D` | what it adds to its class; `D` is `Default + Clone` |
+/// | `class_init = f`, `class_base_init = f` | `fn(&mut Class)` |
+/// | `instance_init = f`, `instance_post_init = f` | `fn(&Arc<Object>)` |
+/// | `instance_finalize = f` | `fn(&Object)` |
+/// | `phase = Machine` | the [`Phase`] of the declaration, `Qom` unless given |
+/// | `unregistered` | it is in no list: tables that want it name it |
+///
+/// A type has a `#[state]` field, or is `stateless`, or `unmigratable`: anything else does not compile.
+///
+/// # The fields
+///
+/// Each has exactly one mark, or the struct does not compile.
+///
+/// | mark | for | type of the field |
+/// | --- | --- | --- |
+/// | `#[config(property, ...)]` | configuration that a user or recipe sets until the object is frozen; options `default`, `min`, `max`, `size` (a number of bytes), `description`, `name` (the field's in kebab-case unless given) | [`Config<T>`](Config) |
+/// | `#[config(link, ...)]` | a reference to another object; options `description`, `name` | [`Link<T>`](Link) |
+/// | `#[config]` | configuration that the program sets | any |
+/// | `#[runtime]` | what is made anew when the object comes to life | any |
+/// | `#[state]` | what the guest can change; one field, so that it is taken out whole | `parking_lot::Mutex<S>`, `S` derives [`VmState`](macro@crate::VmState) |
+/// | `#[derived(reason = "...")]` | what follows from the other fields, and how | any |
+///
+/// The last four also take `init = EXPRESSION`.
 pub use vmstate_macros::Object;

@@ -192,3 +192,176 @@ impl fmt::Debug for Object {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::qom::{Container, Obj, Object, WeakObj};
+
+    /// What happened to an object; the log outlives it.
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    #[derive(Object)]
+    #[object(
+        name = "base", abstract, stateless, unregistered,
+        instance_init = base_init, instance_post_init = base_post_init, instance_finalize = base_finalize
+    )]
+    struct Base {
+        #[runtime]
+        log: Log,
+    }
+
+    #[derive(Object)]
+    #[object(
+        name = "leaf", parent = Base, stateless, unregistered,
+        instance_init = leaf_init, instance_post_init = leaf_post_init, instance_finalize = leaf_finalize
+    )]
+    struct Leaf {
+        #[runtime]
+        dropped: Dropped,
+    }
+
+    /// Says so when the part that it is in is dropped.
+    #[derive(Default)]
+    struct Dropped(Mutex<Option<(Log, &'static str)>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            if let Some((log, what)) = self.0.get_mut() {
+                log.lock().push(format!("{what} dropped"));
+            }
+        }
+    }
+
+    fn say(object: &Object, what: impl Into<String>) {
+        object
+            .part::<Base>()
+            .expect("the root of the chain")
+            .log
+            .lock()
+            .push(what.into());
+    }
+
+    fn base_init(object: &Arc<Object>) {
+        say(object, "base init");
+    }
+
+    fn leaf_init(object: &Arc<Object>) {
+        say(object, "leaf init");
+        *object.part::<Leaf>().expect("its own").dropped.0.lock() = Some((log_of(object), "leaf part"));
+    }
+
+    fn base_post_init(object: &Arc<Object>) {
+        say(object, "base post_init");
+    }
+
+    fn leaf_post_init(object: &Arc<Object>) {
+        say(object, "leaf post_init");
+    }
+
+    fn leaf_finalize(object: &Object) {
+        let tree = (
+            object.this().is_none(),
+            object.parent().is_none(),
+            object.children().len(),
+            object.path(),
+        );
+        say(object, format!("leaf finalize {tree:?}"));
+        object.unparent();
+        object.walk(|_| say(object, "found itself"));
+    }
+
+    fn base_finalize(object: &Object) {
+        say(
+            object,
+            format!("base finalize, leaf part there: {}", object.part::<Leaf>().is_some()),
+        );
+    }
+
+    fn types() -> Arc<TypeTable> {
+        TypeTable::build([Base::type_info(), Leaf::type_info()]).expect("they fit")
+    }
+
+    fn log_of(object: &Object) -> Log {
+        Arc::clone(&object.part::<Base>().expect("the root of the chain").log)
+    }
+
+    #[test]
+    fn init_runs_parent_to_child_post_init_child_to_parent_and_finalize_in_reverse() {
+        let leaf = types().new_object("leaf").expect("concrete");
+        let log = log_of(&leaf);
+        assert_eq!(
+            *log.lock(),
+            ["base init", "leaf init", "leaf post_init", "base post_init"]
+        );
+        log.lock().clear();
+        drop(leaf);
+        assert_eq!(
+            *log.lock(),
+            [
+                "leaf finalize (true, true, 0, \"/\")",
+                "leaf part dropped",
+                "base finalize, leaf part there: false"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_part_is_reached_by_its_type_and_only_where_the_chain_has_it() {
+        let types = types();
+        let leaf = types.new_object("leaf").expect("concrete");
+        assert!(leaf.part::<Leaf>().is_some() && leaf.part::<Base>().is_some());
+        assert!(leaf.part::<Container>().is_none());
+        assert!(Obj::<Base>::new(Arc::clone(&leaf)).is_some_and(|base| Arc::ptr_eq(&base.log, &log_of(&leaf))));
+    }
+
+    #[test]
+    fn an_object_lives_as_long_as_its_place_or_a_handle() {
+        let types = types();
+        let root = types.new_object("container").expect("concrete");
+        let leaf = Obj::<Leaf>::create(&types).expect("concrete");
+        let weak = leaf.downgrade();
+        root.add_child("leaf", leaf).expect("free");
+        let held = weak.upgrade().expect("its place holds it");
+        drop(root);
+        assert_eq!(held.object().path(), "/", "it is the root of its own tree now");
+        assert!(held.object().parent().is_none());
+        drop(held);
+        assert!(weak.upgrade().is_none());
+        assert!(WeakObj::<Leaf>::default().upgrade().is_none());
+    }
+
+    #[test]
+    fn a_dying_parent_lets_its_children_go_first_and_the_youngest_of_them_first() {
+        let types = types();
+        let root = types.new_object("leaf").expect("concrete");
+        let log = log_of(&root);
+        log.lock().clear();
+        for name in ["b", "c", "a"] {
+            let child = Obj::<Leaf>::create(&types).expect("concrete");
+            *child.dropped.0.lock() = Some((Arc::clone(&log), name));
+            root.add_child(name, child).expect("free");
+        }
+        drop(root);
+        assert_eq!(log.lock()[..3], ["a dropped", "c dropped", "b dropped"]);
+        assert_eq!(log.lock()[4], "leaf part dropped");
+    }
+
+    #[test]
+    fn several_trees_in_one_process_know_nothing_of_each_other() {
+        let types = types();
+        let trees: Vec<_> = (0..3)
+            .map(|_| types.new_object("container").expect("concrete"))
+            .collect();
+        for tree in &trees {
+            tree.add_child("leaf", types.new_object("leaf").expect("concrete"))
+                .expect("free in each");
+        }
+        let leaves: Vec<_> = trees.iter().filter_map(|tree| tree.resolve("/leaf")).collect();
+        assert!(leaves.iter().all(|leaf| leaf.path() == "/leaf"));
+        assert!(!Arc::ptr_eq(&leaves[0], &leaves[1]));
+        assert!(leaves[2].root().is_some_and(|root| Arc::ptr_eq(&root, &trees[2])));
+    }
+}

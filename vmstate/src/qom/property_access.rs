@@ -37,7 +37,7 @@ pub enum PropertyError {
         name: String,
     },
     /// The value is of the wrong kind or out of range.
-    #[error("{value} is not a value for property '{name}' of {path}: give {expected}")]
+    #[error("'{value}' is not a value for property '{name}' of {path}: give {expected}")]
     BadValue {
         /// The object.
         path: String,
@@ -245,5 +245,204 @@ impl Object {
             value: value.to_string(),
             expected: property.kind().to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::qom::{Config, Link, Object, ObjectPart, TypeTable};
+
+    #[derive(Object)]
+    #[object(name = "card", stateless, unregistered)]
+    struct Card {
+        #[config(property, default = 4, max = 15, description = "interrupt line")]
+        irq: Config<u8>,
+        #[config(property)]
+        offset: Config<i16>,
+        #[config(property, default = true)]
+        msix: Config<bool>,
+        #[config(property, size, default = 1 << 20)]
+        buffer: Config<u64>,
+        #[config(property)]
+        label: Config<String>,
+        #[config(property)]
+        queues: Config<Vec<u16>>,
+        #[config(property)]
+        limit: Config<Option<u32>>,
+        #[config(link)]
+        peer: Link<Card>,
+    }
+
+    #[derive(Object)]
+    #[object(name = "fast-card", parent = Card, stateless, unregistered)]
+    struct FastCard {
+        #[config(property, name = "x-speed", default = 10)]
+        speed: Config<u32>,
+    }
+
+    fn root() -> Arc<Object> {
+        let types = TypeTable::build([Card::type_info(), FastCard::type_info()]).expect("they fit");
+        let root = types.new_object("container").expect("concrete");
+        for (name, type_name) in [("card", "card"), ("fast", "fast-card")] {
+            root.add_child(name, types.new_object(type_name).expect("concrete"))
+                .expect("free");
+        }
+        root
+    }
+
+    fn card() -> Arc<Object> {
+        root().child("card").inspect(|card| card.unparent()).expect("there")
+    }
+
+    #[test]
+    fn properties_are_inherited_and_shown_sorted_with_children_among_them() {
+        let root = root();
+        let fast = root.child("fast").expect("there");
+        fast.add_child("port", root.types().new_object("card").expect("concrete"))
+            .expect("free");
+        let shown: Vec<_> = fast
+            .properties()
+            .into_iter()
+            .map(|property| format!("{}: {}", property.name, property.type_name))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "buffer: size",
+                "irq: uint8",
+                "label: str",
+                "limit: uint32",
+                "msix: bool",
+                "offset: int16",
+                "peer: link<card>",
+                "port: child<card>",
+                "queues: list<uint16>",
+                "x-speed: uint32",
+            ]
+        );
+        assert_eq!(
+            fast.property("port"),
+            Ok(PropertyValue::Link(Some("/fast/port".to_owned())))
+        );
+        assert!(fast.link("port").is_some());
+        assert_eq!(fast.property("x-speed"), Ok(PropertyValue::Uint(10)));
+    }
+
+    #[test]
+    fn every_kind_is_set_from_text_and_from_json_to_the_same_value() {
+        for (name, text, json) in [
+            ("irq", "0xf", json!(15)),
+            ("offset", "-5", json!(-5)),
+            ("offset", "5", json!(5)),
+            ("msix", "off", json!(false)),
+            ("buffer", "2M", json!(2 << 20)),
+            ("label", "17", json!("17")),
+            ("queues", "1,2", json!([1, 2])),
+            ("queues", "", json!([])),
+            ("limit", "9", json!(9)),
+        ] {
+            let (from_text, from_json) = (card(), card());
+            from_text.set_property_str(name, text).expect("a good value");
+            let value = PropertyValue::try_from(&json).expect("a property's");
+            from_json.set_property(name, value).expect("a good value");
+            let got = from_text.property(name).expect("known");
+            assert_eq!(Ok(&got), from_json.property(name).as_ref());
+            assert_eq!(serde_json::Value::from(&got), json, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_the_same_text_from_both_and_changes_nothing() {
+        for (name, text, json, message) in [
+            (
+                "irq",
+                "16",
+                json!(16),
+                "'16' is not a value for property 'irq' of /: give a number from 0 to 15",
+            ),
+            (
+                "irq",
+                "many",
+                json!("many"),
+                "'many' is not a value for property 'irq' of /: give a number from 0 to 15",
+            ),
+            (
+                "offset",
+                "32768",
+                json!(32768),
+                "'32768' is not a value for property 'offset' of /: give a number from -32768 to 32767",
+            ),
+            (
+                "msix",
+                "maybe",
+                json!("maybe"),
+                "'maybe' is not a value for property 'msix' of /: give on or off",
+            ),
+        ] {
+            let card = card();
+            let before = card.property(name);
+            let from_text = card.set_property_str(name, text).expect_err("refused").to_string();
+            let value = PropertyValue::try_from(&json).expect("a property's");
+            let from_json = card.set_property(name, value).expect_err("refused").to_string();
+            assert_eq!((from_text.as_str(), from_json.as_str()), (message, message));
+            assert_eq!(card.property(name), before);
+        }
+    }
+
+    #[test]
+    fn an_unknown_property_is_refused_with_those_that_there_are() {
+        let root = root();
+        let expected = "/ (container) has no property 'irq'; it has: card, fast";
+        assert_eq!(root.property("irq").expect_err("unknown").to_string(), expected);
+        assert_eq!(root.set_property("irq", 1).expect_err("unknown").to_string(), expected);
+    }
+
+    #[test]
+    fn configuration_is_refused_after_freeze() {
+        let root = root();
+        let card = root.child("card").expect("there");
+        card.set_property("irq", 5).expect("not yet frozen");
+        card.freeze();
+        assert!(card.is_frozen());
+        let frozen = |result: Result<(), PropertyError>| matches!(result, Err(PropertyError::Frozen { .. }));
+        assert!(frozen(card.set_property("irq", 6)));
+        assert!(frozen(card.set_property_str("peer", "/fast")));
+        assert!(frozen(card.set_link("peer", None)));
+        assert_eq!(card.property("irq"), Ok(PropertyValue::Uint(5)));
+        assert!(card.properties().iter().all(|property| !property.settable));
+        assert_eq!(
+            card.set_property("irq", 6).expect_err("frozen").to_string(),
+            "property 'irq' of /card can no longer be set: the object is in use"
+        );
+    }
+
+    #[test]
+    fn children_are_read_only_and_values_are_no_links() {
+        let root = root();
+        let read_only = root.set_property_str("card", "/fast").expect_err("a child");
+        assert_eq!(read_only.to_string(), "property 'card' of / is read-only");
+        let card = root.child("card").expect("there");
+        assert!(matches!(
+            card.set_link("irq", Some(&root)),
+            Err(PropertyError::NoLink { .. })
+        ));
+        assert!(card.link("irq").is_none());
+    }
+
+    #[test]
+    fn a_link_is_set_by_path_by_object_and_to_nothing() {
+        let root = root();
+        let (card, fast) = (root.child("card").expect("there"), root.child("fast").expect("there"));
+        card.set_property_str("peer", "/fast").expect("a subclass");
+        assert!(card.link("peer").is_some_and(|peer| Arc::ptr_eq(&peer, &fast)));
+        card.set_property("peer", PropertyValue::Null).expect("to nothing");
+        assert!(card.link("peer").is_none());
+        card.set_link("peer", Some(&card)).expect("even to itself");
+        assert_eq!(card.property("peer"), Ok(PropertyValue::Link(Some("/card".to_owned()))));
+        card.set_property_str("peer", "").expect("to nothing");
+        assert_eq!(card.property("peer"), Ok(PropertyValue::Link(None)));
     }
 }

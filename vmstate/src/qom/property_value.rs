@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value as Json;
 
+use super::ConfigValue;
+
 /// The value of a property, as the command line, the monitor and a recipe hand it around.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PropertyValue {
@@ -23,33 +25,15 @@ pub enum PropertyValue {
     Link(Option<String>),
 }
 
-impl From<bool> for PropertyValue {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-impl From<u64> for PropertyValue {
-    fn from(value: u64) -> Self {
-        Self::Uint(value)
-    }
-}
-
-impl From<i64> for PropertyValue {
-    fn from(value: i64) -> Self {
-        Self::Int(value)
+impl<T: ConfigValue> From<T> for PropertyValue {
+    fn from(value: T) -> Self {
+        value.to_property()
     }
 }
 
 impl From<&str> for PropertyValue {
     fn from(value: &str) -> Self {
         Self::Str(value.to_owned())
-    }
-}
-
-impl From<String> for PropertyValue {
-    fn from(value: String) -> Self {
-        Self::Str(value)
     }
 }
 
@@ -109,11 +93,12 @@ impl fmt::Display for PropertyValue {
     /// As a user would type it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Null | Self::Link(None) => f.write_str("nothing"),
+            Self::Null => f.write_str("null"),
+            Self::Link(None) => Ok(()),
             Self::Bool(value) => f.write_str(if *value { "on" } else { "off" }),
             Self::Uint(value) => value.fmt(f),
             Self::Int(value) => value.fmt(f),
-            Self::Str(value) | Self::Link(Some(value)) => write!(f, "'{value}'"),
+            Self::Str(value) | Self::Link(Some(value)) => f.write_str(value),
             Self::List(values) => {
                 for (index, value) in values.iter().enumerate() {
                     if index > 0 {

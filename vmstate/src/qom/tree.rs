@@ -346,3 +346,195 @@ impl Object {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qom::{Property, PropertyKind, PropertyValue, StateDecl, TypeInfo, TypeTable};
+
+    static BOARD: TypeInfo = TypeInfo {
+        properties: || {
+            vec![Property::read_only("size", "", PropertyKind::Bool, |_| {
+                PropertyValue::Bool(true)
+            })]
+        },
+        ..TypeInfo::new("board", StateDecl::Stateless, "here")
+    };
+
+    fn object(types: &Arc<TypeTable>) -> Arc<Object> {
+        types.new_object("board").expect("concrete")
+    }
+
+    fn types() -> Arc<TypeTable> {
+        TypeTable::build([&BOARD]).expect("it fits")
+    }
+
+    /// A tree that has these paths, and the table that it is made from.
+    fn tree(paths: &[&str]) -> (Arc<TypeTable>, Arc<Object>) {
+        let types = types();
+        let root = types.new_object("container").expect("concrete");
+        for path in paths {
+            let (parent, name) = path.rsplit_once('/').expect("absolute");
+            let parent = root
+                .resolve(&format!("/{}", parent.trim_start_matches('/')))
+                .expect("named before");
+            parent.add_child(name, object(&types)).expect("free");
+        }
+        (types, root)
+    }
+
+    fn paths(root: &Object) -> Vec<String> {
+        let mut paths = Vec::new();
+        root.walk(|object| paths.push(object.path()));
+        paths
+    }
+
+    #[test]
+    fn canonical_paths_lead_from_the_root_and_back() {
+        let (_, root) = tree(&["/machine", "/machine/cpu-0", "/machine/cpu-0/apic"]);
+        let apic = root.resolve("/machine/cpu-0/apic").expect("there");
+        assert_eq!(
+            (apic.path().as_str(), apic.name().as_str()),
+            ("/machine/cpu-0/apic", "apic")
+        );
+        assert_eq!((root.path().as_str(), root.name().as_str()), ("/", ""));
+        assert!(apic.root().is_some_and(|top| Arc::ptr_eq(&top, &root)));
+        let machine = root.child("machine").expect("there");
+        let relative = machine.resolve("cpu-0/apic").expect("below");
+        assert!(Arc::ptr_eq(&relative, &apic));
+        assert!(relative.resolve("/").is_some_and(|top| Arc::ptr_eq(&top, &root)));
+        for nowhere in ["/cpu-0", "apic/", "//machine", "/machine/", "/machine/../machine"] {
+            assert!(root.resolve(nowhere).is_none(), "{nowhere}");
+        }
+    }
+
+    #[test]
+    fn a_walk_visits_parents_before_children_and_siblings_by_name() {
+        let built = ["/b", "/a", "/a-b", "/a/z", "/a/y", "/b/x"];
+        let (_, root) = tree(&built);
+        let order = ["/", "/a", "/a/y", "/a/z", "/a-b", "/b", "/b/x"];
+        assert_eq!(paths(&root), order);
+        let (_, other) = tree(&["/a-b", "/a", "/a/y", "/b", "/b/x", "/a/z"]);
+        assert_eq!(paths(&other), order, "the order of building does not show");
+    }
+
+    #[test]
+    fn a_walk_goes_on_while_the_visitor_changes_the_tree() {
+        let (types, root) = tree(&["/a", "/b", "/c"]);
+        let mut visited = Vec::new();
+        root.walk(|visiting| {
+            visited.push(visiting.path());
+            if visiting.name() == "a" {
+                visiting.add_child("new", object(&types)).expect("free");
+                root.child("c").expect("there").unparent();
+            }
+        });
+        assert_eq!(visited[..4], ["/", "/a", "/a/new", "/b"]);
+        assert_eq!(paths(&root), ["/", "/a", "/a/new", "/b"]);
+    }
+
+    #[test]
+    fn names_of_children_can_be_part_of_a_path_and_are_not_made_up() {
+        let (types, root) = tree(&[]);
+        for (bad, reason) in [
+            ("", "it is empty"),
+            ("a/b", "it holds '/'"),
+            ("..", "it is reserved"),
+            ("disk[*]", "objects are not numbered automatically"),
+            ("a\nb", "it holds a control character"),
+            (&"x".repeat(129), "it is longer than 128 bytes"),
+        ] {
+            let error = root.add_child(bad, object(&types)).expect_err("a bad name");
+            assert!(error.to_string().ends_with(reason), "{error}");
+        }
+        assert!(root.children().is_empty());
+    }
+
+    #[test]
+    fn a_place_is_taken_once_and_an_object_has_one_place() {
+        let (types, root) = tree(&["/a", "/b"]);
+        let error = |result: Result<(), AddChildError>| result.expect_err("refused").to_string();
+        assert_eq!(
+            error(root.add_child("a", object(&types))),
+            "/ already has a child 'a'; choose another name"
+        );
+        let a = root.child("a").expect("there");
+        assert_eq!(
+            error(a.add_child("size", object(&types))),
+            "/a already has a property 'size'; choose another name"
+        );
+        assert_eq!(
+            error(root.add_child("c", Arc::clone(&a))),
+            "the object to be added as 'c' is already in the tree, at /a"
+        );
+        a.unparent();
+        assert!(a.parent().is_none() && root.child("a").is_none());
+        root.child("b")
+            .expect("there")
+            .add_child("moved", Arc::clone(&a))
+            .expect("it has no place");
+        assert_eq!(a.path(), "/b/moved");
+    }
+
+    #[test]
+    fn nothing_becomes_its_own_ancestor() {
+        let (types, root) = tree(&["/a", "/a/b"]);
+        let b = root.resolve("/a/b").expect("there");
+        assert!(matches!(
+            b.add_child("up", Arc::clone(&root)),
+            Err(AddChildError::Cycle { .. })
+        ));
+        assert!(matches!(
+            root.add_child("self", Arc::clone(&root)),
+            Err(AddChildError::Cycle { .. })
+        ));
+        assert_eq!(paths(&root), ["/", "/a", "/a/b"]);
+        assert!(root.parent().is_none());
+        let above = object(&types);
+        above.add_child("root", root).expect("a refused root is free");
+    }
+
+    #[test]
+    fn two_additions_that_would_close_a_circle_together_do_not() {
+        let types = types();
+        for _ in 0..200 {
+            let (one, other) = (object(&types), object(&types));
+            std::thread::scope(|scope| {
+                scope.spawn(|| one.add_child("other", Arc::clone(&other)));
+                scope.spawn(|| other.add_child("one", Arc::clone(&one)));
+            });
+            assert!(one.parent().is_none() || other.parent().is_none());
+        }
+    }
+
+    #[test]
+    fn changes_walks_and_deaths_from_several_threads_leave_a_tree() {
+        let (types, root) = tree(&["/a", "/b"]);
+        std::thread::scope(|scope| {
+            for (from, to) in [("a", "b"), ("b", "a")] {
+                let (types, root) = (&types, &root);
+                scope.spawn(move || {
+                    for turn in 0..500 {
+                        let name = format!("{from}{turn}");
+                        let child = object(types);
+                        root.child(from)
+                            .expect("stays")
+                            .add_child(&name, Arc::clone(&child))
+                            .expect("free");
+                        child.unparent();
+                        root.child(to).expect("stays").add_child(&name, child).expect("free");
+                        paths(root);
+                        if let Some(old) = root.resolve(&format!("/{to}/{from}{}", turn / 2)) {
+                            old.unparent();
+                        }
+                    }
+                });
+            }
+        });
+        root.walk(|object| {
+            for child in object.children() {
+                assert!(child.parent().is_some_and(|parent| Arc::ptr_eq(&parent, object)));
+            }
+        });
+    }
+}

@@ -329,7 +329,10 @@ impl TypeTable {
             if let Some(default) = property.default()
                 && property.kind().accept(default).is_none()
             {
-                return Err(bad(format!("its default {default} is not {}", property.kind())));
+                return Err(bad(format!(
+                    "its default is '{default}', which is not {}",
+                    property.kind()
+                )));
             }
             let above = self.lineage(entry.info.name).skip(1).find(|info| {
                 self.types[info.name]
@@ -363,4 +366,180 @@ fn check_name(info: &TypeInfo) -> Result<(), TypeTableError> {
         name: info.name,
         at: info.declared_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qom::{PropertyKind, PropertyValue};
+
+    const fn at(name: &'static str, parent: Option<&'static str>, declared_at: &'static str) -> TypeInfo {
+        TypeInfo {
+            parent,
+            ..TypeInfo::new(name, StateDecl::Stateless, declared_at)
+        }
+    }
+
+    static DEVICE: TypeInfo = at("device", Some("object"), "device.rs:1");
+    static DEVICE_AGAIN: TypeInfo = at("device", Some("object"), "copy.rs:9");
+    static SERIAL: TypeInfo = TypeInfo {
+        interfaces: &["hot"],
+        ..at("serial", Some("device"), "serial.rs:2")
+    };
+    static HOT: TypeInfo = TypeInfo {
+        parent: Some("plug"),
+        ..TypeInfo::interface("hot", "hot.rs:3")
+    };
+    static PLUG: TypeInfo = TypeInfo::interface("plug", "plug.rs:4");
+
+    fn refused(infos: impl IntoIterator<Item = &'static TypeInfo>) -> String {
+        TypeTable::build(infos)
+            .expect_err("the declarations do not fit")
+            .to_string()
+    }
+
+    #[test]
+    fn names_are_sorted_whatever_the_order_of_the_linker() {
+        let one = TypeTable::build([&DEVICE, &SERIAL, &HOT, &PLUG]).expect("they fit");
+        let other = TypeTable::build([&PLUG, &SERIAL, &HOT, &DEVICE]).expect("they fit");
+        let names: Vec<_> = one.names().collect();
+        assert_eq!(names, ["container", "device", "hot", "object", "plug", "serial"]);
+        assert!(one.names().eq(other.names()));
+    }
+
+    #[test]
+    fn a_duplicate_name_names_both_places() {
+        let text = "type 'device' is declared twice: at copy.rs:9 and at device.rs:1";
+        assert_eq!(refused([&DEVICE, &DEVICE_AGAIN]), text);
+        assert_eq!(refused([&DEVICE_AGAIN, &DEVICE]), text);
+    }
+
+    #[test]
+    fn a_missing_parent_and_a_missing_interface_are_named_with_who_wants_them() {
+        assert_eq!(
+            refused([&SERIAL, &HOT, &PLUG]),
+            "type 'serial' at serial.rs:2 extends 'device', which is not declared anywhere (is its crate linked in?)"
+        );
+        assert_eq!(
+            refused([&SERIAL, &DEVICE]),
+            "type 'serial' at serial.rs:2 implements 'hot', which is not declared anywhere (is its crate linked in?)"
+        );
+    }
+
+    #[test]
+    fn a_parent_cycle_names_every_place() {
+        static A: TypeInfo = at("a", Some("c"), "a.rs:1");
+        static B: TypeInfo = at("b", Some("a"), "b.rs:2");
+        static C: TypeInfo = at("c", Some("b"), "c.rs:3");
+        static BELOW: TypeInfo = at("a-below", Some("a"), "below.rs:4");
+        assert_eq!(
+            refused([&BELOW, &C, &B, &A]),
+            "types extend one another in a circle: 'a' at a.rs:1 extends 'c' at c.rs:3 extends 'b' at b.rs:2 extends 'a'"
+        );
+    }
+
+    #[test]
+    fn interfaces_and_types_do_not_extend_one_another() {
+        static ODD: TypeInfo = at("odd", Some("plug"), "odd.rs:1");
+        static ODD_INTERFACE: TypeInfo = TypeInfo {
+            parent: Some("device"),
+            ..TypeInfo::interface("odd", "odd.rs:1")
+        };
+        static ROOTLESS: TypeInfo = at("odd", None, "odd.rs:1");
+        static IMPLEMENTS_A_TYPE: TypeInfo = TypeInfo {
+            interfaces: &["device"],
+            ..at("odd", Some("object"), "odd.rs:1")
+        };
+        for odd in [&ODD, &ODD_INTERFACE, &ROOTLESS] {
+            let error = TypeTable::build([odd, &DEVICE, &PLUG]).expect_err("wrong parent");
+            assert!(matches!(error, TypeTableError::WrongParent { .. }), "{error}");
+        }
+        assert_eq!(
+            refused([&IMPLEMENTS_A_TYPE, &DEVICE]),
+            "type 'odd' at odd.rs:1 implements 'device', which is no interface (declared at device.rs:1)"
+        );
+    }
+
+    #[test]
+    fn an_interface_has_nothing_that_only_instances_have() {
+        static PART: TypeInfo = TypeInfo {
+            part: Some(|| Box::new(())),
+            ..TypeInfo::interface("odd", "odd.rs:1")
+        };
+        static INIT: TypeInfo = TypeInfo {
+            instance_finalize: Some(|_| ()),
+            ..TypeInfo::interface("odd", "odd.rs:1")
+        };
+        static STATE: TypeInfo = TypeInfo {
+            state: StateDecl::Unmigratable("because"),
+            ..TypeInfo::interface("odd", "odd.rs:1")
+        };
+        for (odd, what) in [(&PART, "a part"), (&INIT, "instance functions"), (&STATE, "state")] {
+            assert_eq!(
+                refused([odd]),
+                format!("interface 'odd' at odd.rs:1 has {what}, but interfaces have no instances")
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_such_as_can_be_typed_and_sent() {
+        static BAD: [TypeInfo; 3] = [
+            at("", Some("object"), "bad.rs:1"),
+            at("Upper", Some("object"), "bad.rs:2"),
+            at("a/b", Some("object"), "bad.rs:3"),
+        ];
+        for bad in &BAD {
+            let error = TypeTable::build([bad]).expect_err("a bad name");
+            assert!(matches!(error, TypeTableError::BadName { .. }), "{error}");
+        }
+    }
+
+    fn property(name: &'static str) -> Property {
+        Property::read_only(name, "", PropertyKind::Bool, |_| PropertyValue::Bool(true))
+    }
+
+    #[test]
+    fn a_property_exists_once_in_a_chain_and_both_places_are_named() {
+        static BASE: TypeInfo = TypeInfo {
+            properties: || vec![property("size")],
+            ..at("base", Some("object"), "base.rs:1")
+        };
+        static CHILD: TypeInfo = TypeInfo {
+            properties: || vec![property("size")],
+            ..at("child", Some("base"), "child.rs:2")
+        };
+        static TWICE: TypeInfo = TypeInfo {
+            properties: || vec![property("size"), property("size")],
+            ..at("twice", Some("object"), "twice.rs:3")
+        };
+        static SLASH: TypeInfo = TypeInfo {
+            properties: || vec![property("a/b")],
+            ..at("slash", Some("object"), "slash.rs:4")
+        };
+        assert_eq!(
+            refused([&BASE, &CHILD]),
+            "property 'size' of type 'child' at child.rs:2 exists already, in type 'base' at base.rs:1"
+        );
+        assert!(matches!(
+            TypeTable::build([&TWICE]),
+            Err(TypeTableError::DuplicateProperty { .. })
+        ));
+        assert!(refused([&SLASH]).contains("it holds '/'"));
+    }
+
+    #[test]
+    fn abstract_types_interfaces_and_unknown_ones_refuse_instantiation_by_name() {
+        let types = TypeTable::build([&PLUG]).expect("they fit");
+        let refusal = |name| types.new_object(name).expect_err("no such objects").to_string();
+        assert_eq!(
+            refusal("object"),
+            "type 'object' is abstract and has no objects of its own; name one of the types that extend it"
+        );
+        assert_eq!(
+            refusal("plug"),
+            "type 'plug' is an interface and has no objects of its own; name one of the types that implement it"
+        );
+        assert_eq!(refusal("serial"), "there is no type 'serial'");
+    }
 }

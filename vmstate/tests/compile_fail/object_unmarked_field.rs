@@ -1,0 +1,14 @@
+//! A field that nobody has decided about.
+
+use vmstate::qom::Object;
+
+#[derive(Object)]
+#[object(name = "uart", stateless)]
+struct Uart {
+    #[runtime]
+    irq: u32,
+    divisor: u16,
+    scratch: u8,
+}
+
+fn main() {}
