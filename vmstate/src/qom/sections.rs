@@ -626,7 +626,7 @@ mod tests {
     fn bytes_that_are_no_state_are_refused_with_object_and_field_before_any_object_is_touched() {
         let error = refused(|sections| sections[1].bytes.truncate(3));
         assert!(
-            error.starts_with("/pic (pic-common): ") && error.contains("field pins[1]"),
+            error.starts_with("/pic (pic-common): ") && error.contains("field pins"),
             "{error}"
         );
         let error = refused(|sections| sections[0].bytes.push(0));
