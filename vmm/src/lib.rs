@@ -4,6 +4,7 @@ pub mod clock;
 pub mod console;
 pub mod control;
 pub mod event_loop;
+pub mod guest;
 pub mod migration_info;
 pub mod run_state;
 pub mod signals;

@@ -1,0 +1,168 @@
+//! The clocks: the TSC, and the paravirtual clock of KVM where the hypervisor offers it.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::apic;
+use crate::cpu::Cpu;
+use crate::ring0;
+
+const KVM_LEAF: u32 = 0x4000_0000;
+const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d]; // KVMKVMKVM
+const KVM_FEATURE_CLOCK: u32 = 1 << 3;
+const KVM_CLOCK_MSR: u32 = 0x4b56_4d01;
+const CLOCK_ENABLE: u64 = 1;
+
+/// How far the clock of one processor may step back: KVM may round its parameters anew.
+const SLACK_NS: u64 = 50_000;
+/// How far the clocks of two processors may be apart.
+const SKEW_NS: u64 = 1_000_000;
+/// How long a pause counts at most as time during which the processor ran: longer ones are the host's.
+const ATTENTION_NS: u64 = 20_000_000;
+
+/// Both clocks at one point.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    /// The time stamp counter.
+    pub tsc: u64,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+/// What the processors need to read the time.
+pub struct Clock {
+    paravirtual: bool,
+    /// Nanoseconds in 2^32 ticks of the TSC, for use without the paravirtual clock.
+    scale: u64,
+    /// The latest time that any processor has seen.
+    latest_ns: AtomicU64,
+}
+
+impl Clock {
+    /// Finds the clocks of this machine. The timer of this processor runs, with a period of `period_ns`.
+    pub fn find(period_ns: u32) -> Clock {
+        let [_, b, c, d] = ring0::cpuid(KVM_LEAF, 0);
+        let paravirtual = [b, c, d] == KVM_SIGNATURE && ring0::cpuid(KVM_LEAF + 1, 0)[0] & KVM_FEATURE_CLOCK != 0;
+        let scale = if paravirtual { 0 } else { measure_tsc(period_ns) };
+        Clock {
+            paravirtual,
+            scale,
+            latest_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Has the hypervisor keep the clock page of this processor.
+    pub fn start(&self, cpu: &'static Cpu) {
+        if self.paravirtual {
+            let page = (&raw const cpu.clock_page) as u64;
+            // SAFETY: the hypervisor will write the clock page, which is only read here, as atomics.
+            unsafe { ring0::write_msr(KVM_CLOCK_MSR, page | CLOCK_ENABLE) }
+        }
+    }
+
+    /// The time on this processor.
+    pub fn now(&self, cpu: &Cpu) -> Moment {
+        if !self.paravirtual {
+            let tsc = read_tsc();
+            return Moment {
+                tsc,
+                ns: scaled(tsc, self.scale),
+            };
+        }
+        loop {
+            let page = cpu.clock_page.each_ref().map(|word| word.load(Ordering::Acquire));
+            let tsc = read_tsc();
+            fence(Ordering::Acquire);
+            let [version, tsc_then, ns_then, parameters] = page;
+            // An odd version is one that the hypervisor is writing.
+            if version & 1 == 1 || cpu.clock_page[0].load(Ordering::Relaxed) != version {
+                continue;
+            }
+            let multiplier = parameters & 0xffff_ffff;
+            let shift = (parameters >> 32) as i8;
+            let passed = tsc.wrapping_sub(tsc_then);
+            let passed = if shift >= 0 { passed << shift } else { passed >> -shift };
+            return Moment {
+                tsc,
+                ns: ns_then.wrapping_add(scaled(passed, multiplier)),
+            };
+        }
+    }
+}
+
+/// What a clock that goes back is told by.
+pub enum Backwards {
+    /// The TSC of one processor, by so many ticks.
+    Tsc(u64),
+    /// The clock of one processor, by so many nanoseconds.
+    Clock(u64),
+    /// The clock of one processor behind that of another, by so many nanoseconds.
+    Across(u64),
+}
+
+/// Watches the clocks of one processor.
+pub struct Watch {
+    last: Moment,
+    /// Nanoseconds during which the processor ran: what time-outs count, so that a host that takes the processor away
+    /// for seconds raises no alarm.
+    pub attended_ns: u64,
+}
+
+impl Watch {
+    /// Begins to watch.
+    pub fn new(now: Moment) -> Watch {
+        Watch {
+            last: now,
+            attended_ns: 0,
+        }
+    }
+
+    /// Reads the time, and tells what went back.
+    pub fn look(&mut self, clock: &Clock, cpu: &Cpu, mut report: impl FnMut(Backwards)) -> Moment {
+        let latest = clock.latest_ns.load(Ordering::Acquire);
+        let now = clock.now(cpu);
+        if now.tsc < self.last.tsc {
+            report(Backwards::Tsc(self.last.tsc - now.tsc));
+        }
+        if now.ns + SLACK_NS < self.last.ns {
+            report(Backwards::Clock(self.last.ns - now.ns));
+            // Else every other look would tell of it again.
+            clock.latest_ns.store(now.ns, Ordering::Release);
+        } else if now.ns + SKEW_NS < latest {
+            report(Backwards::Across(latest - now.ns));
+            clock.latest_ns.store(now.ns, Ordering::Release);
+        } else {
+            clock.latest_ns.fetch_max(now.ns, Ordering::AcqRel);
+        }
+        self.attended_ns += now.ns.saturating_sub(self.last.ns).min(ATTENTION_NS);
+        self.last = now;
+        now
+    }
+}
+
+fn scaled(ticks: u64, multiplier: u64) -> u64 {
+    (u128::from(ticks) * u128::from(multiplier) >> 32) as u64
+}
+
+fn read_tsc() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a register. The fence keeps it from being read ahead of the loads before.
+    unsafe { asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Nanoseconds in 2^32 ticks of the TSC, by the local APIC's timer, taken to count nanoseconds as KVM's does.
+fn measure_tsc(period_ns: u32) -> u64 {
+    let (mut ticks, mut ns) = (0u64, 0u64);
+    let (mut tsc, mut count) = (read_tsc(), apic::timer_count());
+    while ns < u64::from(period_ns) {
+        let (tsc_now, count_now) = (read_tsc(), apic::timer_count());
+        // Past the end of a period the difference says nothing.
+        if count_now <= count {
+            ticks += tsc_now - tsc;
+            ns += u64::from(count - count_now);
+        }
+        (tsc, count) = (tsc_now, count_now);
+    }
+    (ns << 32) / ticks.max(1)
+}

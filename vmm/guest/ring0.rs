@@ -1,0 +1,96 @@
+//! The few things that only ring 0 can do, done for ring 3.
+//!
+//! `ring0_call` executes UD2 at a known address; the handler of the exception calls the routine in RAX at ring 0 and
+//! returns past the UD2. (INT and SYSCALL would be the usual ways; not every KVM lets ring 3 use them.)
+
+use core::arch::{asm, global_asm};
+
+global_asm!(
+    r#"
+    .text
+    .globl ring0_call, ring0_gate, ring0_halt, ring0_read_msr, ring0_refused
+ring0_call:
+ring0_gate:
+    ud2
+    ret
+
+ring0_halt:
+    sti
+    hlt
+    ret
+
+ring0_cpuid:                        // R8, RCX: leaf and sub-leaf
+    mov eax, r8d
+    mov r10, rbx
+    cpuid
+    mov r8, rbx
+    mov rbx, r10
+    ret
+
+ring0_read_msr:                     // may fault: interrupts.rs then goes on at ring0_refused
+    rdmsr
+    xor r8d, r8d
+    ret
+
+ring0_write_msr:
+    mov eax, r8d
+    wrmsr
+    ret
+
+ring0_refused:
+    mov r8d, 1
+    ret
+
+ring0_set_cr4:
+    mov cr4, r8
+    ret
+
+ring0_set_xcr0:
+    mov eax, r8d
+    xor ecx, ecx
+    xor edx, edx
+    xsetbv
+    ret
+"#
+);
+
+/// CPUID as the hypervisor answers it; at ring 3 it may be the host's.
+pub fn cpuid(leaf: u32, sub_leaf: u32) -> [u32; 4] {
+    let (a, b, c, d): (u32, u32, u32, u32);
+    // SAFETY: the routine preserves RBX and changes only the registers named.
+    unsafe {
+        asm!(
+            "mov rax, offset ring0_cpuid", "call ring0_call",
+            inout("r8d") leaf => b, inout("ecx") sub_leaf => c, out("eax") a, out("edx") d, out("r10") _,
+        );
+    }
+    [a, b, c, d]
+}
+
+/// A model-specific register, unless the processor refuses to read it.
+pub fn read_msr(register: u32) -> Option<u64> {
+    let (low, high, refused): (u32, u32, u32);
+    // SAFETY: reading a register that is not there faults, and the handler answers that by `refused`.
+    unsafe {
+        asm!(
+            "mov rax, offset ring0_read_msr", "call ring0_call",
+            in("ecx") register, out("eax") low, out("edx") high, out("r8d") refused,
+        );
+    }
+    (refused == 0).then_some(u64::from(high) << 32 | u64::from(low))
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+///
+/// The value must be one that the program can live with, as the registers of segments and paging change its ground.
+pub unsafe fn write_msr(register: u32, value: u64) {
+    // SAFETY: the routine changes only RAX beside the register; the caller answers for that.
+    unsafe {
+        asm!(
+            "mov rax, offset ring0_write_msr", "call ring0_call",
+            in("ecx") register, in("r8d") value as u32, in("edx") (value >> 32) as u32, out("rax") _,
+        );
+    }
+}
