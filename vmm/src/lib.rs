@@ -4,8 +4,11 @@ pub mod clock;
 pub mod console;
 pub mod control;
 pub mod event_loop;
+#[cfg(test)]
+mod fake_vm;
 pub mod guest;
 pub mod migration_info;
+pub mod monitor;
 pub mod run_state;
 pub mod signals;
 pub mod terminal;

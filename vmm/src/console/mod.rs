@@ -27,6 +27,7 @@ use rustix::termios::isatty;
 pub use spec::{ConsoleSpec, ConsoleSpecError};
 
 use crate::{
+    clock::Clock,
     event_loop::{EventLoop, Interest, LoopHandle, Ready},
     terminal::{EscapeKeys, RawTerminal},
     unix_socket::{PrivateListener, SocketError},
@@ -283,7 +284,7 @@ impl Shared {
     fn listen(&self, event_loop: &mut EventLoop, listener: PrivateListener) -> Result<(), ConsoleError> {
         let callback = self.callback(|this, event_loop, _| {
             if let Err(_out_of_descriptors) = this.accept(event_loop) {
-                // The client goes on waiting, and is looked at again when the next one comes.
+                this.accept_later(event_loop);
             }
         });
         let source = event_loop
@@ -291,6 +292,17 @@ impl Shared {
             .map_err(ConsoleError::Stdio)?;
         self.input.lock().listener = Some((listener, source));
         Ok(())
+    }
+
+    /// The client goes on waiting, and the loop must not be called for it again at once.
+    fn accept_later(&self, event_loop: &mut EventLoop) {
+        let input = self.input.lock();
+        let Some((_, listening)) = &input.listener else { return };
+        let listening = *listening;
+        let _ = event_loop.set_interest(listening, Interest::None);
+        event_loop.after(&Clock::Realtime, Duration::from_millis(100), move |event_loop| {
+            let _ = event_loop.set_interest(listening, Interest::Read);
+        });
     }
 
     /// Takes one client; the next waits until it has gone.

@@ -1,0 +1,177 @@
+//! A VM for tests of the faces: it remembers what it was asked, and does nothing else.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use vmstate::qom::{Object, TypeTable};
+
+use crate::{
+    control::{
+        AfterSnapshot, Control, ControlError, Ending, Event, EventHub, EventSink, MigrationInfo, MigrationParameters,
+        Resolution, ShutdownReason, VmInfo,
+    },
+    run_state::RunState,
+};
+
+/// What a VM can be asked to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Asked {
+    Stop,
+    Cont,
+    Reset,
+    Quit(ShutdownReason),
+    Migrate(String),
+    Snapshot(PathBuf, AfterSnapshot),
+    Incoming(String),
+    Cancel,
+    Parameters(MigrationParameters),
+    Resolve(Resolution),
+}
+
+/// See the module's description.
+pub(crate) struct FakeVm {
+    asked: Mutex<Vec<Asked>>,
+    refuses: bool,
+    pub(crate) hub: EventHub,
+    pub(crate) status: Mutex<RunState>,
+    pub(crate) migration: Mutex<MigrationInfo>,
+    pub(crate) ending: Mutex<Option<Ending>>,
+    types: Arc<TypeTable>,
+    root: Arc<Object>,
+}
+
+impl Default for FakeVm {
+    fn default() -> Self {
+        let types = TypeTable::gathered().expect("the gathered types are sound");
+        let container = || types.new_object("container").expect("containers can be made");
+        let root = container();
+        root.add_child("machine", container()).expect("a fresh name");
+        Self {
+            asked: Mutex::default(),
+            refuses: false,
+            hub: EventHub::default(),
+            status: Mutex::new(RunState::Running),
+            migration: Mutex::default(),
+            ending: Mutex::default(),
+            types,
+            root,
+        }
+    }
+}
+
+impl FakeVm {
+    /// One that refuses whatever it is asked to do.
+    pub(crate) fn refusing() -> Self {
+        Self {
+            refuses: true,
+            ..Self::default()
+        }
+    }
+
+    /// What it was asked to do, in order.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().clone()
+    }
+
+    /// Ends as a VM does.
+    pub(crate) fn end(&self, ending: Ending) {
+        self.ending.lock().get_or_insert(ending);
+        self.hub.publish(&Event::Ended);
+    }
+
+    fn ask(&self, what: Asked) -> Result<(), ControlError> {
+        if self.refuses {
+            return Err(ControlError::Failed("the fake refuses".into()));
+        }
+        self.asked.lock().push(what);
+        Ok(())
+    }
+}
+
+impl Control for FakeVm {
+    fn name(&self) -> String {
+        "fake".into()
+    }
+
+    fn status(&self) -> RunState {
+        *self.status.lock()
+    }
+
+    fn info(&self) -> VmInfo {
+        VmInfo {
+            cpus: Some(2),
+            memory_bytes: Some(256 << 20),
+            ..VmInfo::default()
+        }
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.ask(Asked::Stop)?;
+        *self.status.lock() = RunState::Paused;
+        self.hub.publish(&Event::Stop);
+        Ok(())
+    }
+
+    fn cont(&self) -> Result<(), ControlError> {
+        self.ask(Asked::Cont)?;
+        *self.status.lock() = RunState::Running;
+        self.hub.publish(&Event::Resume);
+        Ok(())
+    }
+
+    fn system_reset(&self) -> Result<(), ControlError> {
+        self.ask(Asked::Reset)
+    }
+
+    fn quit(&self, reason: ShutdownReason) {
+        self.asked.lock().push(Asked::Quit(reason));
+        self.end(Ending::Quit(reason));
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.ending.lock().clone()
+    }
+
+    fn migrate(&self, uri: &str) -> Result<(), ControlError> {
+        self.ask(Asked::Migrate(uri.into()))
+    }
+
+    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError> {
+        self.ask(Asked::Snapshot(path.into(), then))
+    }
+
+    fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {
+        self.ask(Asked::Incoming(uri.into()))
+    }
+
+    fn migrate_cancel(&self) -> Result<(), ControlError> {
+        self.ask(Asked::Cancel)
+    }
+
+    fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
+        self.ask(Asked::Parameters(parameters))
+    }
+
+    fn query_migrate(&self) -> MigrationInfo {
+        self.migration.lock().clone()
+    }
+
+    fn resolve(&self, decision: Resolution) -> Result<(), ControlError> {
+        self.ask(Asked::Resolve(decision))
+    }
+
+    fn root(&self) -> Option<Arc<Object>> {
+        Some(Arc::clone(&self.root))
+    }
+
+    fn types(&self) -> Arc<TypeTable> {
+        Arc::clone(&self.types)
+    }
+
+    fn subscribe(&self, sink: Arc<dyn EventSink>) {
+        self.hub.subscribe(sink);
+    }
+}

@@ -1,0 +1,514 @@
+//! The monitor's commands: one table with names, arguments and what each does.
+//!
+//! Arguments are checked against the table before a command runs, so that a wrong or unknown one never leaves half a side effect.
+//! Commands run on the event loop and answer at once; what takes long they only start.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Map, Value, json};
+use vmstate::qom::{Object, PropertyError, TypeKind};
+
+use super::{
+    qmp::{ErrorClass, QmpError, version},
+    replies,
+};
+use crate::control::{AfterSnapshot, Control, MigrationParameters, Resolution, ShutdownReason};
+
+/// A command of the monitor.
+#[derive(Debug)]
+pub struct Command {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// What it does, in a sentence.
+    pub summary: &'static str,
+    /// What it can be given.
+    pub arguments: &'static [Argument],
+    run: fn(&dyn Control, &Arguments) -> Result<Value, QmpError>,
+}
+
+/// An argument of a command.
+#[derive(Debug)]
+pub struct Argument {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// Whether it has to be there.
+    pub required: bool,
+}
+
+/// What values an argument takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Str,
+    /// A truth value.
+    Bool,
+    /// A whole number from zero on, up to this one.
+    Uint(u64),
+    /// One of these.
+    OneOf(&'static [&'static str]),
+}
+
+const fn required(name: &'static str, kind: Kind) -> Argument {
+    Argument {
+        name,
+        kind,
+        required: true,
+    }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Argument {
+    Argument {
+        name,
+        kind,
+        required: false,
+    }
+}
+
+/// QEMU's bound on the downtime limit, in milliseconds.
+const MAX_DOWNTIME_MS: u64 = 2_000_000;
+
+/// Every command, sorted by name.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "cont",
+        summary: "Let a paused guest go on.",
+        arguments: &[],
+        run: |vm, _| done(vm.cont()?),
+    },
+    Command {
+        name: "migrate",
+        summary: "Start to send the guest to tcp:HOST:PORT or unix:PATH, or to save it in file:PATH and leave it paused.",
+        // `detach` is in QMP for old clients only and means nothing there either.
+        arguments: &[required("uri", Kind::Str), optional("detach", Kind::Bool)],
+        run: |vm, arguments| done(vm.migrate(arguments.str("uri"))?),
+    },
+    Command {
+        name: "migrate-incoming",
+        summary: "Listen for a guest; \"query-migrate\" has the address then.",
+        arguments: &[required("uri", Kind::Str)],
+        run: |vm, arguments| done(vm.migrate_incoming(arguments.str("uri"))?),
+    },
+    Command {
+        name: "migrate-set-parameters",
+        summary: "Change parameters of this and later migrations; downtime-limit is in milliseconds.",
+        arguments: &[optional("downtime-limit", Kind::Uint(MAX_DOWNTIME_MS))],
+        run: |vm, arguments| {
+            let downtime_limit = arguments.uint("downtime-limit").map(Duration::from_millis);
+            done(vm.set_parameters(MigrationParameters { downtime_limit })?)
+        },
+    },
+    Command {
+        name: "migrate_cancel",
+        summary: "Give up the migration or snapshot under way; the guest runs on.",
+        arguments: &[],
+        run: |vm, _| done(vm.migrate_cancel()?),
+    },
+    Command {
+        name: "qom-get",
+        summary: "The value of an object's property.",
+        arguments: &[required("path", Kind::Str), required("property", Kind::Str)],
+        run: qom_get,
+    },
+    Command {
+        name: "qom-list",
+        summary: "The properties and children of an object.",
+        arguments: &[required("path", Kind::Str)],
+        run: qom_list,
+    },
+    Command {
+        name: "qom-list-types",
+        summary: "The types that there are.",
+        arguments: &[optional("implements", Kind::Str), optional("abstract", Kind::Bool)],
+        run: qom_list_types,
+    },
+    Command {
+        name: "query-commands",
+        summary: "The commands that there are.",
+        arguments: &[],
+        run: |_, _| Ok(COMMANDS.iter().map(|command| json!({ "name": command.name })).collect()),
+    },
+    Command {
+        name: "query-migrate",
+        summary: "How the current or last migration or snapshot stands.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::migration(&vm.query_migrate())),
+    },
+    Command {
+        name: "query-name",
+        summary: "The VM's name.",
+        arguments: &[],
+        run: |vm, _| Ok(json!({ "name": vm.name() })),
+    },
+    Command {
+        name: "query-status",
+        summary: "Whether the guest runs, and if not, why.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::status(vm.status())),
+    },
+    Command {
+        name: "query-version",
+        summary: "The version of Tern.",
+        arguments: &[],
+        run: |_, _| Ok(version()),
+    },
+    Command {
+        name: "quit",
+        summary: "End the VM without asking the guest.",
+        arguments: &[],
+        run: |vm, _| {
+            vm.quit(ShutdownReason::HostQmpQuit);
+            done(())
+        },
+    },
+    Command {
+        name: "stop",
+        summary: "Pause the guest.",
+        arguments: &[],
+        run: |vm, _| done(vm.stop()?),
+    },
+    Command {
+        name: "system_reset",
+        summary: "Reset the machine; the guest boots anew.",
+        arguments: &[],
+        run: |vm, _| done(vm.system_reset()?),
+    },
+    Command {
+        name: "x-tern-info",
+        summary: "What the VM is made of and what it does.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::info(vm)),
+    },
+    Command {
+        name: "x-tern-resolve",
+        summary: "Decide about a guest that was handed over and never heard of: it runs here, or it is dropped.",
+        arguments: &[required("decision", Kind::OneOf(&["resume", "discard"]))],
+        run: |vm, arguments| {
+            let decision = match arguments.str("decision") {
+                "resume" => Resolution::Resume,
+                _ => Resolution::Discard,
+            };
+            done(vm.resolve(decision)?)
+        },
+    },
+    Command {
+        name: "x-tern-snapshot",
+        summary: "Start to write a snapshot; the guest then goes on, or with \"stop\" stays paused.",
+        arguments: &[required("path", Kind::Str), optional("stop", Kind::Bool)],
+        run: |vm, arguments| {
+            let then = match arguments.bool("stop") {
+                Some(true) => AfterSnapshot::Stop,
+                _ => AfterSnapshot::Continue,
+            };
+            let path = Path::new(arguments.str("path"));
+            if !path.is_absolute() {
+                return Err(QmpError::generic(
+                    "Parameter 'path' must be absolute: the VM has a working directory of its own",
+                ));
+            }
+            done(vm.snapshot(path, then)?)
+        },
+    },
+];
+
+/// Checks the arguments and runs the command.
+pub(super) fn execute(vm: &dyn Control, name: &str, arguments: Map<String, Value>) -> Result<Value, QmpError> {
+    let Ok(at) = COMMANDS.binary_search_by(|command| command.name.cmp(name)) else {
+        let description = format!("The command {name} has not been found");
+        return Err(QmpError::new(ErrorClass::CommandNotFound, description));
+    };
+    let command = &COMMANDS[at];
+    let arguments = Arguments::check(command.arguments, arguments)?;
+    (command.run)(vm, &arguments)
+}
+
+/// What commands return that have nothing to say.
+fn done((): ()) -> Result<Value, QmpError> {
+    Ok(json!({}))
+}
+
+/// Arguments that fit the command's table.
+#[derive(Debug)]
+struct Arguments(Map<String, Value>);
+
+impl Arguments {
+    fn check(known: &[Argument], given: Map<String, Value>) -> Result<Self, QmpError> {
+        if let Some(name) = given
+            .keys()
+            .find(|name| known.iter().all(|argument| argument.name != *name))
+        {
+            return Err(QmpError::generic(format!("Parameter '{name}' is unexpected")));
+        }
+        for Argument { name, kind, required } in known {
+            match given.get(*name) {
+                None if *required => return Err(QmpError::generic(format!("Parameter '{name}' is missing"))),
+                None => {}
+                Some(value) => kind.check(name, value)?,
+            }
+        }
+        Ok(Self(given))
+    }
+
+    /// A required text.
+    fn str(&self, name: &str) -> &str {
+        self.opt_str(name).unwrap_or_default()
+    }
+
+    fn opt_str(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
+    }
+
+    fn bool(&self, name: &str) -> Option<bool> {
+        self.0.get(name)?.as_bool()
+    }
+
+    fn uint(&self, name: &str) -> Option<u64> {
+        self.0.get(name)?.as_u64()
+    }
+}
+
+impl Kind {
+    fn check(self, name: &str, value: &Value) -> Result<(), QmpError> {
+        let wrong_type =
+            |expected| QmpError::generic(format!("Invalid parameter type for '{name}', expected: {expected}"));
+        match self {
+            Self::Str => value.as_str().map(drop).ok_or_else(|| wrong_type("string")),
+            Self::Bool => value.as_bool().map(drop).ok_or_else(|| wrong_type("boolean")),
+            Self::Uint(max) => match value.as_u64() {
+                None => Err(wrong_type("integer")),
+                Some(value) if value > max => Err(QmpError::generic(format!(
+                    "Parameter '{name}' expects a value between 0 and {max}"
+                ))),
+                Some(_) => Ok(()),
+            },
+            Self::OneOf(choices) => match value.as_str() {
+                None => Err(wrong_type("string")),
+                Some(value) if !choices.contains(&value) => Err(QmpError::generic(format!(
+                    "Parameter '{name}' does not accept value '{value}'; it can be {}",
+                    choices.join(" or ")
+                ))),
+                Some(_) => Ok(()),
+            },
+        }
+    }
+}
+
+fn object(vm: &dyn Control, arguments: &Arguments) -> Result<std::sync::Arc<Object>, QmpError> {
+    let path = arguments.str("path");
+    let not_found = || QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"));
+    vm.root().and_then(|root| root.resolve(path)).ok_or_else(not_found)
+}
+
+fn qom_list(vm: &dyn Control, arguments: &Arguments) -> Result<Value, QmpError> {
+    let object = object(vm, arguments)?;
+    // QEMU's lists begin with the type, which every object has as a property.
+    let own_type = json!({ "name": "type", "type": "string" });
+    let properties = object.properties().into_iter().map(|property| {
+        let mut entry = json!({ "name": property.name, "type": property.type_name });
+        if !property.description.is_empty() {
+            entry["description"] = property.description.into();
+        }
+        if let Some(default) = &property.default {
+            entry["default-value"] = default.into();
+        }
+        entry
+    });
+    Ok(std::iter::once(own_type).chain(properties).collect())
+}
+
+fn qom_get(vm: &dyn Control, arguments: &Arguments) -> Result<Value, QmpError> {
+    let (object, property) = (object(vm, arguments)?, arguments.str("property"));
+    match object.property(property) {
+        Ok(value) => Ok((&value).into()),
+        Err(PropertyError::Unknown { .. }) if property == "type" => Ok(object.type_name().into()),
+        Err(error) => Err(QmpError::generic(error.to_string())),
+    }
+}
+
+fn qom_list_types(vm: &dyn Control, arguments: &Arguments) -> Result<Value, QmpError> {
+    let types = vm.types();
+    let implements = arguments.opt_str("implements");
+    let with_abstract = arguments.bool("abstract").unwrap_or(true);
+    let mut list = Vec::new();
+    for info in types.infos() {
+        let is_abstract = info.kind != TypeKind::Concrete;
+        if is_abstract && !with_abstract {
+            continue;
+        }
+        if let Some(wanted) = implements {
+            let class = types
+                .class(info.name)
+                .map_err(|error| QmpError::generic(error.to_string()))?;
+            if !class.is_a(wanted) {
+                continue;
+            }
+        }
+        let mut entry = json!({ "name": info.name });
+        if let Some(parent) = info.parent {
+            entry["parent"] = parent.into();
+        }
+        if is_abstract {
+            entry["abstract"] = true.into();
+        }
+        list.push(entry);
+    }
+    Ok(list.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_vm::{Asked, FakeVm};
+
+    fn run(vm: &FakeVm, name: &str, arguments: Value) -> Result<Value, QmpError> {
+        let Value::Object(arguments) = arguments else {
+            unreachable!("tests give objects")
+        };
+        execute(vm, name, arguments)
+    }
+
+    fn refused(name: &str, arguments: Value) -> String {
+        let vm = FakeVm::default();
+        let error = run(&vm, name, arguments).expect_err("refused");
+        assert_eq!(vm.asked(), [], "no side effect");
+        error.description
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_every_command_of_tern_alone_has_its_prefix() {
+        assert!(COMMANDS.is_sorted_by(|one, two| one.name < two.name));
+        let ours: Vec<_> = COMMANDS
+            .iter()
+            .map(|command| command.name)
+            .filter(|name| name.contains("tern"))
+            .collect();
+        assert_eq!(ours, ["x-tern-info", "x-tern-resolve", "x-tern-snapshot"]);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_before_anything_happens() {
+        assert_eq!(refused("stop", json!({ "now": true })), "Parameter 'now' is unexpected");
+        assert_eq!(refused("migrate", json!({})), "Parameter 'uri' is missing");
+        assert_eq!(
+            refused("migrate", json!({ "uri": 1 })),
+            "Invalid parameter type for 'uri', expected: string"
+        );
+        assert_eq!(
+            refused("migrate", json!({ "uri": "tcp:h:1", "blk": true })),
+            "Parameter 'blk' is unexpected"
+        );
+        assert!(refused("migrate-set-parameters", json!({ "downtime-limit": -1 })).contains("integer"));
+        assert!(refused("migrate-set-parameters", json!({ "downtime-limit": 2_000_001 })).contains("2000000"));
+        assert!(refused("x-tern-resolve", json!({ "decision": "maybe" })).contains("resume or discard"));
+        assert!(refused("x-tern-snapshot", json!({ "path": "here" })).contains("absolute"));
+    }
+
+    #[test]
+    fn an_unknown_command_has_its_own_class() {
+        let error = run(&FakeVm::default(), "device_add", json!({})).expect_err("refused");
+        assert_eq!(error.class, ErrorClass::CommandNotFound);
+        assert_eq!(error.description, "The command device_add has not been found");
+    }
+
+    #[test]
+    fn commands_reach_the_vm_with_what_they_were_given() {
+        let vm = FakeVm::default();
+        for (name, arguments) in [
+            ("stop", json!({})),
+            ("cont", json!({})),
+            ("system_reset", json!({})),
+            ("migrate-set-parameters", json!({ "downtime-limit": 30 })),
+            ("migrate", json!({ "uri": "tcp:h:1", "detach": true })),
+            ("migrate_cancel", json!({})),
+            ("migrate-incoming", json!({ "uri": "tcp:h:0" })),
+            ("x-tern-snapshot", json!({ "path": "/s", "stop": true })),
+            ("x-tern-snapshot", json!({ "path": "/s" })),
+            ("x-tern-resolve", json!({ "decision": "discard" })),
+            ("quit", json!({})),
+        ] {
+            assert_eq!(run(&vm, name, arguments), Ok(json!({})), "{name}");
+        }
+        let thirty = MigrationParameters {
+            downtime_limit: Some(Duration::from_millis(30)),
+        };
+        assert_eq!(
+            vm.asked(),
+            [
+                Asked::Stop,
+                Asked::Cont,
+                Asked::Reset,
+                Asked::Parameters(thirty),
+                Asked::Migrate("tcp:h:1".into()),
+                Asked::Cancel,
+                Asked::Incoming("tcp:h:0".into()),
+                Asked::Snapshot("/s".into(), AfterSnapshot::Stop),
+                Asked::Snapshot("/s".into(), AfterSnapshot::Continue),
+                Asked::Resolve(Resolution::Discard),
+                Asked::Quit(ShutdownReason::HostQmpQuit),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_refusal_of_the_vm_is_the_reply() {
+        let vm = FakeVm::refusing();
+        let error = run(&vm, "cont", json!({})).expect_err("refused");
+        assert_eq!(error, QmpError::generic("the fake refuses"));
+    }
+
+    #[test]
+    fn questions_are_answered_in_qmps_words() {
+        let vm = FakeVm::default();
+        let ask = |name: &str| run(&vm, name, json!({})).expect(name);
+        assert_eq!(ask("query-status"), json!({ "running": true, "status": "running" }));
+        assert_eq!(ask("query-name"), json!({ "name": "fake" }));
+        assert_eq!(ask("query-migrate"), json!({}));
+        assert!(
+            ask("query-version")["package"]
+                .as_str()
+                .expect("text")
+                .starts_with("tern ")
+        );
+        assert_eq!(ask("query-commands").as_array().expect("a list").len(), COMMANDS.len());
+    }
+
+    #[test]
+    fn objects_are_listed_and_their_properties_read() {
+        let vm = FakeVm::default();
+        let list = run(&vm, "qom-list", json!({ "path": "/" })).expect("the root is an object");
+        let list = list.as_array().expect("a list");
+        assert_eq!(list[0], json!({ "name": "type", "type": "string" }));
+        assert_eq!(list[1], json!({ "name": "machine", "type": "child<container>" }));
+        let get = |path: &str, property: &str| run(&vm, "qom-get", json!({ "path": path, "property": property }));
+        assert_eq!(get("/", "machine"), Ok(json!("/machine")));
+        assert_eq!(get("/machine", "type"), Ok(json!("container")));
+        assert_eq!(
+            get("/nowhere", "type").expect_err("no such object").class,
+            ErrorClass::DeviceNotFound
+        );
+        assert!(
+            get("/", "colour")
+                .expect_err("no such property")
+                .description
+                .contains("colour")
+        );
+    }
+
+    #[test]
+    fn types_are_listed_by_what_they_are() {
+        let vm = FakeVm::default();
+        let list = |arguments| -> Vec<String> {
+            let list = run(&vm, "qom-list-types", arguments).expect("a list");
+            list.as_array()
+                .expect("a list")
+                .iter()
+                .map(|entry| entry["name"].as_str().expect("text").into())
+                .collect()
+        };
+        let all = list(json!({}));
+        assert!(all.contains(&"container".into()) && all.is_sorted());
+        assert_eq!(list(json!({ "implements": "container" })), ["container"]);
+        assert!(!list(json!({ "abstract": false })).contains(&"device".into()));
+    }
+}

@@ -1,0 +1,155 @@
+//! What a VM reports, in QMP's words.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::qmp::version;
+use crate::{
+    control::{Control, MigrationInfo, MigrationStatus, RamInfo},
+    run_state::RunState,
+};
+
+/// Members that are there only if there is something to say.
+struct Members(Map<String, Value>);
+
+impl Members {
+    fn set(&mut self, name: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.0.insert(name.to_owned(), value.into());
+        }
+    }
+}
+
+pub(super) fn status(state: RunState) -> Value {
+    json!({ "running": state == RunState::Running, "status": state.qmp_name() })
+}
+
+pub(super) fn info(vm: &dyn Control) -> Value {
+    let info = vm.info();
+    let mut reply = Members(Map::new());
+    reply.set("name", Some(vm.name()));
+    reply.set("status", Some(vm.status().qmp_name()));
+    reply.set("state", Some(vm.status().name()));
+    reply.set("pid", Some(std::process::id()));
+    reply.set("version", Some(version()["package"].clone()));
+    reply.set("machine", info.machine);
+    reply.set("accelerator", info.accelerator);
+    reply.set("cpu-model", info.cpu_model);
+    reply.set("cpus", info.cpus);
+    reply.set("memory", info.memory_bytes);
+    reply.set("vm-id", info.vm_id);
+    reply.set("instance-id", info.instance_id);
+    Value::Object(reply.0)
+}
+
+pub(super) fn migration(info: &MigrationInfo) -> Value {
+    let mut reply = Members(Map::new());
+    // QEMU has nothing to say before the first migration.
+    reply.set(
+        "status",
+        (info.status != MigrationStatus::None).then(|| info.status.qmp_name()),
+    );
+    reply.set("total-time", info.total_time.map(millis));
+    reply.set("setup-time", info.setup_time.map(millis));
+    reply.set("downtime", info.downtime.map(millis));
+    reply.set("x-tern-downtime-us", info.downtime.map(micros));
+    reply.set("expected-downtime", info.expected_downtime.map(millis));
+    reply.set("error-desc", info.error.clone());
+    reply.set("x-tern-to", info.to.clone());
+    reply.set("x-tern-listening", info.listening.clone());
+    let address = info.listening.as_deref().and_then(socket_address);
+    reply.set("socket-address", address.map(|address| vec![address]));
+    reply.set("ram", info.ram.as_ref().map(ram));
+    Value::Object(reply.0)
+}
+
+fn ram(ram: &RamInfo) -> Value {
+    json!({
+        "transferred": ram.transferred_bytes,
+        "remaining": ram.remaining_bytes,
+        "total": ram.total_bytes,
+        "duplicate": ram.zero_pages,
+        "normal": ram.normal_pages,
+        "normal-bytes": ram.normal_pages.saturating_mul(ram.page_bytes),
+        "dirty-pages-rate": ram.dirty_pages_per_second,
+        "dirty-sync-count": ram.rounds,
+        "page-size": ram.page_bytes,
+        "mbps": megabits(ram.bytes_per_second),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people needs no more than 53 bits")]
+fn megabits(bytes_per_second: u64) -> f64 {
+    bytes_per_second as f64 * 8.0 / 1e6
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A listening URI as QEMU's `SocketAddress`.
+fn socket_address(uri: &str) -> Option<Value> {
+    match uri.split_once(':')? {
+        ("tcp", address) => {
+            let (host, port) = address.rsplit_once(':')?;
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            Some(json!({ "type": "inet", "host": host, "port": port }))
+        }
+        ("unix", path) => Some(json!({ "type": "unix", "path": path })),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_is_reported_as_qemu_would() {
+        let info = MigrationInfo {
+            status: MigrationStatus::Active,
+            total_time: Some(Duration::from_millis(1500)),
+            ram: Some(RamInfo {
+                normal_pages: 3,
+                page_bytes: 4096,
+                bytes_per_second: 1_000_000,
+                rounds: 2,
+                ..RamInfo::default()
+            }),
+            ..MigrationInfo::default()
+        };
+        let reply = migration(&info);
+        assert_eq!(reply["status"], "active");
+        assert_eq!(reply["total-time"], 1500);
+        assert_eq!(reply["ram"]["normal-bytes"], 12288);
+        assert_eq!(reply["ram"]["mbps"], 8.0);
+        assert_eq!(reply.get("downtime"), None);
+    }
+
+    #[test]
+    fn a_pause_below_a_millisecond_is_not_lost() {
+        let info = MigrationInfo {
+            downtime: Some(Duration::from_micros(740)),
+            ..MigrationInfo::default()
+        };
+        assert_eq!(migration(&info)["downtime"], 0);
+        assert_eq!(migration(&info)["x-tern-downtime-us"], 740);
+    }
+
+    #[test]
+    fn listening_addresses_are_taken_apart() {
+        let inet = |host: &str, port: &str| Some(json!({ "type": "inet", "host": host, "port": port }));
+        assert_eq!(socket_address("tcp:127.0.0.1:4444"), inet("127.0.0.1", "4444"));
+        assert_eq!(socket_address("tcp:[::1]:4444"), inet("::1", "4444"));
+        assert_eq!(
+            socket_address("unix:/run/a:b"),
+            Some(json!({ "type": "unix", "path": "/run/a:b" }))
+        );
+        assert_eq!(socket_address("file:/x"), None);
+    }
+}
