@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::iter::successors;
 use std::sync::Arc;
 
 use super::{Property, TypeInfo, TypeKind};
@@ -26,6 +25,7 @@ impl<T: Any + Send + Sync + Clone> ClassData for T {
 pub struct Class {
     info: &'static TypeInfo,
     parent: Option<Arc<Class>>,
+    lineage: Vec<&'static TypeInfo>,
     interfaces: BTreeSet<&'static str>,
     data: Vec<Box<dyn ClassData>>,
     properties: BTreeMap<&'static str, Arc<Property>>,
@@ -41,39 +41,45 @@ impl Class {
         own_properties: &[Arc<Property>],
     ) -> Self {
         let mut class = match &parent {
-            Some(parent) => Self {
-                info,
-                interfaces: parent.interfaces.clone(),
-                data: parent.data.iter().map(|data| data.as_ref().clone_data()).collect(),
-                properties: parent.properties.clone(),
-                parent: None,
-            },
-            None => Self {
-                info,
-                parent: None,
-                interfaces: BTreeSet::new(),
-                data: Vec::new(),
-                properties: BTreeMap::new(),
-            },
+            Some(parent) => parent.inherit(info),
+            None => Self::empty(info),
         };
         class.parent = parent;
+        class.lineage.push(info);
         class.interfaces.extend(own_interfaces);
         class.data.extend(info.class_data.map(|make| make()));
-        class.properties.extend(
-            own_properties
-                .iter()
-                .map(|property| (property.name(), Arc::clone(property))),
-        );
-        let ancestors = class.lineage();
-        for ancestor in ancestors.iter().take(ancestors.len() - 1) {
-            if let Some(base_init) = ancestor.class_base_init {
-                base_init(&mut class);
-            }
+        class.properties.extend(own_properties.iter().map(|property| (property.name(), Arc::clone(property))));
+        let ancestors = class.parent.as_ref().map(|parent| parent.lineage.clone()).unwrap_or_default();
+        for base_init in ancestors.iter().filter_map(|ancestor| ancestor.class_base_init) {
+            base_init(&mut class);
         }
         if let Some(class_init) = info.class_init {
             class_init(&mut class);
         }
         class
+    }
+
+    fn empty(info: &'static TypeInfo) -> Self {
+        Self {
+            info,
+            parent: None,
+            lineage: Vec::new(),
+            interfaces: BTreeSet::new(),
+            data: Vec::new(),
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// What the class of a child starts as.
+    fn inherit(&self, info: &'static TypeInfo) -> Self {
+        Self {
+            info,
+            parent: None,
+            lineage: self.lineage.clone(),
+            interfaces: self.interfaces.clone(),
+            data: self.data.iter().map(|data| data.as_ref().clone_data()).collect(),
+            properties: self.properties.clone(),
+        }
     }
 
     /// The name of the type.
@@ -96,12 +102,8 @@ impl Class {
 
     /// The declarations of the chain, from the root down to this class.
     #[must_use]
-    pub fn lineage(&self) -> Vec<&'static TypeInfo> {
-        let mut chain: Vec<_> = successors(Some(self), |class| class.parent.as_deref())
-            .map(|class| class.info)
-            .collect();
-        chain.reverse();
-        chain
+    pub fn lineage(&self) -> &[&'static TypeInfo] {
+        &self.lineage
     }
 
     /// Every interface that the class implements, inherited ones included, sorted by name.
@@ -112,8 +114,7 @@ impl Class {
     /// Whether this is the type `name`, extends it, or implements it.
     #[must_use]
     pub fn is_a(&self, name: &str) -> bool {
-        self.interfaces.contains(name)
-            || successors(Some(self), |class| class.parent.as_deref()).any(|class| class.name() == name)
+        self.interfaces.contains(name) || self.lineage.iter().any(|info| info.name == name)
     }
 
     /// Whether objects can be made of it.

@@ -54,8 +54,7 @@ impl Object {
                 interface,
             });
         }
-        let lineage = class.lineage();
-        let parts = lineage.iter().filter_map(|info| info.part).map(|make| make()).collect();
+        let parts = class.lineage().iter().filter_map(|info| info.part).map(|make| make()).collect();
         let object = Arc::new_cyclic(|this| Self {
             class,
             types: Arc::clone(types),
@@ -64,6 +63,7 @@ impl Object {
             node: Node::default(),
             frozen: RwLock::new(false),
         });
+        let lineage = object.class.lineage();
         for init in lineage.iter().filter_map(|info| info.instance_init) {
             init(&object);
         }
@@ -152,8 +152,8 @@ impl Object {
     pub fn states(&self) -> Vec<(&'static TypeInfo, &'static StateBinding)> {
         self.class
             .lineage()
-            .into_iter()
-            .filter_map(|info| match &info.state {
+            .iter()
+            .filter_map(|&info| match &info.state {
                 StateDecl::Described(binding) => Some((info, binding)),
                 StateDecl::Stateless | StateDecl::Unmigratable(_) => None,
             })
@@ -163,7 +163,7 @@ impl Object {
     /// Why the object cannot be saved, if a class of its chain says so.
     #[must_use]
     pub fn unmigratable(&self) -> Option<&'static str> {
-        self.class.lineage().into_iter().find_map(|info| match info.state {
+        self.class.lineage().iter().find_map(|info| match info.state {
             StateDecl::Unmigratable(reason) => Some(reason),
             StateDecl::Described(_) | StateDecl::Stateless => None,
         })
@@ -173,7 +173,8 @@ impl Object {
 impl Drop for Object {
     fn drop(&mut self) {
         self.node.orphan_children();
-        for info in self.class.lineage().into_iter().rev() {
+        let class = Arc::clone(&self.class);
+        for info in class.lineage().iter().rev() {
             if let Some(finalize) = info.instance_finalize {
                 finalize(self);
             }
