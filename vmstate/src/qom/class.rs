@@ -48,8 +48,16 @@ impl Class {
         class.lineage.push(info);
         class.interfaces.extend(own_interfaces);
         class.data.extend(info.class_data.map(|make| make()));
-        class.properties.extend(own_properties.iter().map(|property| (property.name(), Arc::clone(property))));
-        let ancestors = class.parent.as_ref().map(|parent| parent.lineage.clone()).unwrap_or_default();
+        class.properties.extend(
+            own_properties
+                .iter()
+                .map(|property| (property.name(), Arc::clone(property))),
+        );
+        let ancestors = class
+            .parent
+            .as_ref()
+            .map(|parent| parent.lineage.clone())
+            .unwrap_or_default();
         for base_init in ancestors.iter().filter_map(|ancestor| ancestor.class_base_init) {
             base_init(&mut class);
         }

@@ -16,6 +16,7 @@
 //!
 //! What does not live here: anything that knows hardware, an accelerator or a socket.
 
+mod child_name;
 mod class;
 mod config;
 mod handle;
@@ -30,7 +31,9 @@ mod state_binding;
 mod tree;
 mod type_info;
 mod type_table;
+mod type_table_error;
 
+pub use child_name::{AddChildError, check_child_name};
 pub use class::{Class, ClassData};
 pub use config::{Config, ConfigProperty, ConfigValue};
 pub use handle::{Obj, ObjectPart, WeakObj};
@@ -41,9 +44,10 @@ pub use property::{Property, PropertyInfo};
 pub use property_access::PropertyError;
 pub use property_value::{NotAPropertyValue, PropertyKind, PropertyValue};
 pub use state_binding::{HookTable, Install, StateBinding, StateCell, StatePart};
-pub use tree::{AddChildError, Container, check_child_name};
+pub use tree::Container;
 pub use type_info::{OBJECT, StateDecl, TypeInfo, TypeKind};
-pub use type_table::{TypeTable, TypeTableError};
+pub use type_table::TypeTable;
+pub use type_table_error::TypeTableError;
 /// Declares a type of the object model: the struct becomes the part that the type adds to its objects.
 ///
 /// ```

@@ -54,7 +54,12 @@ impl Object {
                 interface,
             });
         }
-        let parts = class.lineage().iter().filter_map(|info| info.part).map(|make| make()).collect();
+        let parts = class
+            .lineage()
+            .iter()
+            .filter_map(|info| info.part)
+            .map(|make| make())
+            .collect();
         let object = Arc::new_cyclic(|this| Self {
             class,
             types: Arc::clone(types),

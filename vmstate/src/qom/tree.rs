@@ -9,88 +9,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::Object;
+use super::{AddChildError, Object, check_child_name};
 
 /// An object that only holds others: the root of a tree and its folders. Every
 /// [`TypeTable`](super::TypeTable) holds the type without being told.
 #[derive(Object)]
 #[object(name = "container", stateless, unregistered)]
 pub struct Container {}
-
-/// The longest name of a child, in bytes.
-const MAX_NAME: usize = 128;
-
-/// Why an object could not be put into the tree.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddChildError {
-    /// The name cannot be part of a path.
-    #[error("'{name}' cannot be the name of an object: {reason}")]
-    BadName {
-        /// The name.
-        name: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// The parent has a child or a property of that name.
-    #[error("{parent} already has a {what} '{name}'; choose another name")]
-    NameTaken {
-        /// The path of the parent.
-        parent: String,
-        /// "child" or "property".
-        what: &'static str,
-        /// The name.
-        name: String,
-    },
-    /// An object has one place; take it out of the old one first.
-    #[error("the object to be added as '{name}' is already in the tree, at {at}")]
-    HasPlace {
-        /// Its new name.
-        name: String,
-        /// Where it is.
-        at: String,
-    },
-    /// The parent lies below the child, or is the child.
-    #[error("'{name}' would become its own ancestor")]
-    Cycle {
-        /// The name.
-        name: String,
-    },
-    /// The parent is being finalised.
-    #[error("the object that would own '{name}' is being finalised")]
-    ParentGone {
-        /// The name.
-        name: String,
-    },
-}
-
-/// Checks that `name` can be a component of a path. Names are what the author or the user gave: there is no automatic
-/// numbering, because the name of an object with state is written into streams.
-///
-/// # Errors
-///
-/// [`AddChildError::BadName`] for an empty name, one that holds `/` or a control character, `.`, `..`, one that ends in
-/// `[*]`, and one longer than 128 bytes.
-pub fn check_child_name(name: &str) -> Result<(), AddChildError> {
-    let reason = if name.is_empty() {
-        "it is empty"
-    } else if name.len() > MAX_NAME {
-        "it is longer than 128 bytes"
-    } else if name == "." || name == ".." {
-        "it is reserved"
-    } else if name.contains('/') {
-        "it holds '/'"
-    } else if name.contains(char::is_control) {
-        "it holds a control character"
-    } else if name.ends_with("[*]") {
-        "objects are not numbered automatically"
-    } else {
-        return Ok(());
-    };
-    Err(AddChildError::BadName {
-        name: name.to_owned(),
-        reason,
-    })
-}
 
 /// An object's part in the tree.
 #[derive(Default)]

@@ -1,0 +1,324 @@
+//! Putting the state of a tree into a fresh one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Described, Key, described};
+use crate::qom::{Install, Object, StateBinding};
+use crate::state::{self, DecodeError, HookError, Schema, StateError};
+
+/// A section of a stream or file that is to be loaded.
+#[derive(Clone, Debug)]
+pub struct IncomingSection {
+    /// The canonical path of the object.
+    pub path: String,
+    /// The name of the type that holds the description.
+    pub description: String,
+    /// What the section holds according to who wrote it.
+    pub writer_schema: Arc<Schema>,
+    /// The encoded state.
+    pub bytes: Vec<u8>,
+}
+
+/// Why sections could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadTreeError {
+    /// A section has no object here.
+    #[error("the stream holds state of {path} ({description}), and this machine has {here}")]
+    Unexpected {
+        /// The path in the stream.
+        path: String,
+        /// The description in the stream.
+        description: String,
+        /// What is at that path here.
+        here: String,
+    },
+    /// Two sections are for one object.
+    #[error("the stream holds the state of {path} ({description}) twice")]
+    Twice {
+        /// The object.
+        path: String,
+        /// The type that holds the description.
+        description: String,
+    },
+    /// Objects stay without state.
+    #[error("the stream holds no state of {0}")]
+    Missing(
+        /// Each `path (description)`.
+        String,
+    ),
+    /// The bytes are not what the writer's description says.
+    #[error("{path} ({description}): {source}")]
+    Decode {
+        /// The object.
+        path: String,
+        /// The type that holds the description.
+        description: String,
+        /// The field, the offset, and what is wrong.
+        source: Box<DecodeError>,
+    },
+    /// A field has a value that is none.
+    #[error("{path} ({description}): {source}")]
+    State {
+        /// The object.
+        path: String,
+        /// The type that holds the description.
+        description: String,
+        /// The field, and what is wrong.
+        source: Box<StateError>,
+    },
+    /// A hook refused.
+    #[error("{path} ({description}) cannot take this state: {source}")]
+    Hook {
+        /// The object.
+        path: String,
+        /// The type that holds the description.
+        description: String,
+        /// What it says.
+        source: HookError,
+    },
+}
+
+/// Loads `sections` into the fresh tree below `root`.
+///
+/// # Errors
+///
+/// [`LoadTreeError`] names object and field. Unless it is [`LoadTreeError::Hook`], no object was touched; in any case
+/// the tree is to be dropped.
+pub fn load_tree(root: &Object, sections: Vec<IncomingSection>) -> Result<(), LoadTreeError> {
+    let described = described(root);
+    let mut incoming = match_up(root, &described, sections)?;
+    let mut loads = Vec::with_capacity(described.len());
+    for one in described {
+        let Some(section) = incoming.remove(&one.key()) else {
+            continue;
+        };
+        loads.push(Load {
+            version: section.writer_schema.version,
+            install: prepare(one.binding, section)?,
+            target: one,
+        });
+    }
+    install(loads)
+}
+
+/// Pairs sections and objects one to one.
+fn match_up(
+    root: &Object,
+    described: &[Described],
+    sections: Vec<IncomingSection>,
+) -> Result<BTreeMap<Key, IncomingSection>, LoadTreeError> {
+    let here: BTreeSet<Key> = described.iter().map(Described::key).collect();
+    let mut incoming = BTreeMap::new();
+    for section in sections {
+        let key = (section.path.clone(), section.description.clone());
+        if !here.contains(&key) {
+            return Err(unexpected(root, section));
+        }
+        if let Some(first) = incoming.insert(key, section) {
+            return Err(LoadTreeError::Twice {
+                path: first.path,
+                description: first.description,
+            });
+        }
+    }
+    let missing: Vec<_> = described
+        .iter()
+        .filter(|one| !incoming.contains_key(&one.key()))
+        .map(|one| format!("{} ({})", one.path, one.description))
+        .collect();
+    if missing.is_empty() {
+        Ok(incoming)
+    } else {
+        Err(LoadTreeError::Missing(missing.join(", ")))
+    }
+}
+
+fn unexpected(root: &Object, section: IncomingSection) -> LoadTreeError {
+    let here = match root.resolve(&section.path) {
+        None => "nothing there".to_owned(),
+        Some(object) => {
+            let descriptions: Vec<_> = object.states().into_iter().map(|(info, _)| info.name).collect();
+            match descriptions.join(", ") {
+                none if none.is_empty() => format!("a {} there, which has no state", object.type_name()),
+                some => format!("{some} there"),
+            }
+        }
+    };
+    LoadTreeError::Unexpected {
+        path: section.path,
+        description: section.description,
+        here,
+    }
+}
+
+/// The first phase for one section: from bytes to a state.
+fn prepare(binding: &StateBinding, section: IncomingSection) -> Result<Install, LoadTreeError> {
+    let IncomingSection {
+        path,
+        description,
+        writer_schema,
+        bytes,
+    } = section;
+    let value = match state::decode(&writer_schema, &bytes) {
+        Ok(value) => value,
+        Err(source) => {
+            return Err(LoadTreeError::Decode {
+                path,
+                description,
+                source: Box::new(source),
+            });
+        }
+    };
+    binding.prepare(&value).map_err(|source| LoadTreeError::State {
+        path,
+        description,
+        source: Box::new(source),
+    })
+}
+
+/// A state on its way into its object.
+struct Load {
+    target: Described,
+    install: Install,
+    version: u32,
+}
+
+/// The second phase: all states go in, in order, and then all `post_load` hooks run, in the same order.
+fn install(loads: Vec<Load>) -> Result<(), LoadTreeError> {
+    let mut loaded = Vec::with_capacity(loads.len());
+    for Load {
+        target,
+        install,
+        version,
+    } in loads
+    {
+        target
+            .binding
+            .pre_load(&target.object)
+            .map_err(|source| refused(&target, source))?;
+        install(&target.object);
+        loaded.push((target, version));
+    }
+    for (target, version) in loaded {
+        target
+            .binding
+            .post_load(&target.object, version)
+            .map_err(|source| refused(&target, source))?;
+    }
+    Ok(())
+}
+
+fn refused(target: &Described, source: HookError) -> LoadTreeError {
+    LoadTreeError::Hook {
+        path: target.path.clone(),
+        description: target.description.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::save_tree;
+    use super::super::testing::{ClockState, MACHINE, PicState, clock, hooks_run, pic, sent, tree, used_machine};
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_loaded_into_a_machine_built_in_another_order_by_another_accelerator() {
+        let source = used_machine();
+        let fresh = tree(&[("box", "container"), ("clock", "clock"), ("pic", "slow-pic")]);
+        load_tree(&fresh, sent(&source)).expect("it fits");
+        assert_eq!(*pic(&fresh).state.lock(), *pic(&source).state.lock());
+        assert_eq!(save_tree(&fresh), save_tree(&source), "saved again, it is the same");
+    }
+
+    #[test]
+    fn loading_runs_the_hooks_before_and_after_all_states_are_in() {
+        let sections = sent(&used_machine());
+        hooks_run();
+        load_tree(&tree(&MACHINE), sections).expect("it fits");
+        assert_eq!(hooks_run(), ["pre_load at 0", "post_load at 1000"]);
+    }
+
+    #[test]
+    fn a_hook_that_refuses_to_load_is_named() {
+        for refused in ["pre_load", "post_load"] {
+            let fresh = tree(&MACHINE);
+            *clock(&fresh).refuses.lock() = Some(refused);
+            let error = load_tree(&fresh, sent(&used_machine()))
+                .expect_err("refused")
+                .to_string();
+            assert_eq!(error, "/clock (clock) cannot take this state: the clock stands still");
+        }
+    }
+
+    /// The error of loading what `damage` makes of a good stream; no object may have been touched.
+    fn refused(damage: impl FnOnce(&mut Vec<IncomingSection>)) -> String {
+        let mut sections = sent(&used_machine());
+        damage(&mut sections);
+        hooks_run();
+        let fresh = tree(&MACHINE);
+        let error = load_tree(&fresh, sections).expect_err("refused");
+        assert!(hooks_run().is_empty(), "{error}");
+        assert_eq!(*pic(&fresh).state.lock(), PicState::default(), "{error}");
+        assert_eq!(*clock(&fresh).state.lock(), ClockState::default(), "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn sections_and_objects_match_one_to_one() {
+        assert_eq!(
+            refused(|sections| drop(sections.pop())),
+            "the stream holds no state of /pic (pic-common)"
+        );
+        assert_eq!(
+            refused(|sections| sections.clear()),
+            "the stream holds no state of /clock (clock), /pic (pic-common)"
+        );
+        assert_eq!(
+            refused(|sections| sections.push(sections[0].clone())),
+            "the stream holds the state of /clock (clock) twice"
+        );
+        assert_eq!(
+            refused(|sections| sections[0].path = "/gone".to_owned()),
+            "the stream holds state of /gone (clock), and this machine has nothing there"
+        );
+        assert_eq!(
+            refused(|sections| sections[0].path = "/box".to_owned()),
+            "the stream holds state of /box (clock), and this machine has a container there, which has no state"
+        );
+        assert_eq!(
+            refused(|sections| sections[0].description = "pit".to_owned()),
+            "the stream holds state of /clock (pit), and this machine has clock there"
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_state_are_refused_with_object_and_field_before_any_object_is_touched() {
+        let error = refused(|sections| sections[1].bytes.truncate(3));
+        assert!(
+            error.starts_with("/pic (pic-common): ") && error.contains("field pins"),
+            "{error}"
+        );
+        let error = refused(|sections| sections[0].bytes.push(0));
+        assert!(error.starts_with("/clock (clock): "), "{error}");
+    }
+
+    #[test]
+    fn every_damaged_byte_loads_as_some_state_or_is_refused() {
+        let sections = sent(&used_machine());
+        for (index, section) in sections.iter().enumerate() {
+            for at in 0..section.bytes.len() {
+                for bit in 0..8 {
+                    let mut damaged = sections.clone();
+                    damaged[index].bytes[at] ^= 1 << bit;
+                    let fresh = tree(&MACHINE);
+                    match load_tree(&fresh, damaged) {
+                        Ok(()) => assert_ne!(save_tree(&fresh), save_tree(&used_machine())),
+                        Err(error) => assert!(error.to_string().starts_with(&section.path), "{error}"),
+                    }
+                }
+            }
+        }
+    }
+}
