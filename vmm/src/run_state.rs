@@ -150,19 +150,19 @@ impl RunStateCell {
         *self.0.lock()
     }
 
-    /// Goes to `to` and returns the state before.
+    /// Goes to `to`.
     ///
     /// # Errors
     ///
     /// [`IllegalTransition`], and nothing has changed.
-    pub fn transition(&self, to: RunState) -> Result<RunState, IllegalTransition> {
+    pub fn set(&self, to: RunState) -> Result<(), IllegalTransition> {
         let mut state = self.0.lock();
         let from = *state;
         if !from.may_become(to) {
             return Err(IllegalTransition { from, to });
         }
         *state = to;
-        Ok(from)
+        Ok(())
     }
 }
 
@@ -184,9 +184,9 @@ mod tests {
                 let cell = RunStateCell(Mutex::new(from));
                 let legal = from == to || TRANSITIONS.contains(&(from, to));
                 assert_eq!(
-                    cell.transition(to),
+                    cell.set(to),
                     if legal {
-                        Ok(from)
+                        Ok(())
                     } else {
                         Err(IllegalTransition { from, to })
                     }
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_refused_change_says_what_was_and_what_was_wanted() {
-        let error = RunStateCell::new().transition(PostMigrate).expect_err("illegal");
+        let error = RunStateCell::new().set(PostMigrate).expect_err("illegal");
         assert_eq!(error.to_string(), "a VM that is created cannot become post-migrate");
     }
 }
