@@ -233,6 +233,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_less_than_a_page_of_the_guest_is_not_cleared() {
+        let (space, root, block, log, _) = logged();
+        root.add_subregion_overlap(0x2100, &constant("over", 0x10, 1), 1)
+            .unwrap();
+        space.log_global_start(CLIENT).unwrap();
+        heard(&log);
+        space.log_clear(&block, PAGE_SIZE..4 * PAGE_SIZE).unwrap();
+        assert_eq!(
+            heard(&log),
+            ["log_clear 0x1000..0x2000 low", "log_clear 0x3000..0x4000 low"]
+        );
+    }
+
+    #[test]
     fn ram_that_appears_while_logging_is_logged_and_all_new() {
         let (space, root, block, log, _) = logged();
         space.log_global_start(CLIENT).unwrap();

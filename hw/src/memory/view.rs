@@ -324,6 +324,12 @@ mod tests {
             root.add_subregion(page * PAGE_SIZE, &window).unwrap();
         }
         assert_eq!(shown(&root), ["0x0..0x4000 ram ram @0x0"]);
+        let back_to_the_start = MemoryRegion::alias("window", &ram, 0, PAGE_SIZE);
+        root.add_subregion(0x4000, &back_to_the_start).unwrap();
+        assert_eq!(
+            shown(&root),
+            ["0x0..0x4000 ram ram @0x0", "0x4000..0x5000 ram ram @0x0"]
+        );
     }
 
     #[test]
