@@ -300,6 +300,15 @@ impl Channel {
         }
     }
 
+    /// Says that nothing more will come, and waits until the peer has closed too, so that it gets to read what was sent
+    /// before: closing with bytes unread would throw them away on its side.
+    pub(crate) fn linger(&mut self) {
+        if rustix::net::shutdown(&self.socket, Shutdown::Write).is_ok() {
+            let mut unread = vec![0; 64 << 10];
+            while self.receive_some(&mut unread).is_ok() {}
+        }
+    }
+
     /// Ends the connection in both directions; the peer sees [`ChannelError::Closed`].
     pub fn close(&self) {
         // The peer may have been quicker, which leaves nothing to do.

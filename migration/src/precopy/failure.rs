@@ -1,0 +1,107 @@
+//! Why a live migration failed, on either side.
+
+use crate::CborError;
+use crate::cancel::Cancelled;
+use crate::channel::{ChannelError, ConnectError};
+use crate::fault::FaultAction;
+use crate::header::PrefixError;
+use crate::phases::{OutOfOrder, Phase};
+use crate::ram::RamError;
+use crate::record::{RecordError, RecordKind};
+use crate::switchover::NotConverging;
+use crate::vm::{PreflightReport, VmError};
+
+/// What ended a live migration. Which side it hit does not show here, nor what became of the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The user cancelled.
+    #[error("the migration was cancelled")]
+    Cancelled,
+    /// There was nobody to talk to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection ended, hangs, or took too long.
+    #[error("in phase {phase}: {source}")]
+    Channel {
+        /// What was being waited for.
+        phase: Phase,
+        /// What happened.
+        source: ChannelError,
+    },
+    /// The destination cannot take this machine.
+    #[error("the receiver cannot take this machine: {0}")]
+    Refused(PreflightReport),
+    /// The guest dirties memory faster than the connection takes it.
+    #[error(transparent)]
+    NotConverging(#[from] NotConverging),
+    /// The other side gave up.
+    #[error("the other side gave up: {0}")]
+    Peer(String),
+    /// The machine here failed to do its part.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// Guest memory could not be reached.
+    #[error(transparent)]
+    Memory(#[from] hw::memory::RamError),
+    /// The other side is no Tern, or one of another age.
+    #[error("the other side does not speak this protocol: {0}")]
+    Prefix(#[from] PrefixError),
+    /// A record is damaged or unknown.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A record came at the wrong time.
+    #[error(transparent)]
+    OutOfOrder(#[from] OutOfOrder),
+    /// A record's contents cannot be read.
+    #[error("the {kind} record: {source}")]
+    Contents {
+        /// Which record.
+        kind: RecordKind,
+        /// What is wrong with it.
+        source: CborError,
+    },
+    /// A RAM record does not fit this machine.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// What the other side says contradicts itself or what it said before.
+    #[error("the other side broke the protocol: {0}")]
+    Protocol(String),
+    /// The random numbers for the migration's identity could not be had.
+    #[error("no random numbers: {0}")]
+    Random(#[source] std::io::Error),
+    /// A fault that was asked for.
+    #[error("the fault {} was injected in phase {phase}", .action.name())]
+    Injected {
+        /// Where.
+        phase: Phase,
+        /// What.
+        action: FaultAction,
+    },
+}
+
+impl Failure {
+    /// A channel's error in the phase in which it came.
+    pub(super) fn channel(phase: Phase, source: ChannelError) -> Self {
+        match source {
+            ChannelError::Cancelled => Self::Cancelled,
+            source => Self::Channel { phase, source },
+        }
+    }
+
+    /// Whether the peer ended the connection, so that its last words may say why.
+    pub(super) fn is_end_of_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::Channel {
+                source: ChannelError::Closed,
+                ..
+            }
+        )
+    }
+}
+
+impl From<Cancelled> for Failure {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
