@@ -32,6 +32,14 @@ pub struct Patience {
     pub end: Option<Instant>,
 }
 
+impl Patience {
+    /// For what only the peer or the user ends.
+    pub const ENDLESS: Self = Self {
+        silence: Duration::MAX,
+        end: None,
+    };
+}
+
 /// Why a channel cannot go on. It is of no use afterwards.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -93,6 +101,8 @@ pub struct Channel {
     patience: Patience,
     sent: u64,
     received: u64,
+    /// Closed by this side: what is still on its way is lost.
+    closed: bool,
 }
 
 impl Channel {
@@ -169,6 +179,7 @@ impl Channel {
             patience,
             sent: 0,
             received: 0,
+            closed: false,
         })
     }
 
@@ -230,7 +241,7 @@ impl Channel {
         let mut rest = rest.as_mut_slice();
         io::IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            self.check_cancelled()?;
+            self.check_open()?;
             let mut nothing = SendAncillaryBuffer::default();
             match rustix::net::sendmsg(&self.socket, rest, &mut nothing, SendFlags::NOSIGNAL) {
                 Ok(sent) => {
@@ -265,7 +276,7 @@ impl Channel {
     /// As [`Self::receive`].
     pub fn receive_some(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
         loop {
-            self.check_cancelled()?;
+            self.check_open()?;
             match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => return Err(ChannelError::Closed),
                 Ok((received, _)) => {
@@ -288,15 +299,12 @@ impl Channel {
         )
     }
 
-    /// Reads nothing and says nothing until the peer hangs up, as a process that hangs would.
+    /// Reads nothing and says nothing until the peer hangs up (or the user cancels), as a process that hangs would: no
+    /// deadline of its own ends that.
     pub(crate) fn stall(&self) -> ChannelError {
-        loop {
-            match self.wait(PollFlags::RDHUP) {
-                Ok(()) => return ChannelError::Closed,
-                // A hanging process has no patience that could end.
-                Err(ChannelError::Silent(_)) => {}
-                Err(error) => return error,
-            }
+        match wait_for(self.socket.as_fd(), PollFlags::RDHUP, &self.cancel, Patience::ENDLESS) {
+            Ok(()) => ChannelError::Closed,
+            Err(error) => error,
         }
     }
 
@@ -310,13 +318,16 @@ impl Channel {
     }
 
     /// Ends the connection in both directions; the peer sees [`ChannelError::Closed`].
-    pub fn close(&self) {
+    pub fn close(&mut self) {
+        self.closed = true;
         // The peer may have been quicker, which leaves nothing to do.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    fn check_cancelled(&self) -> Result<(), ChannelError> {
-        if self.cancel.is_cancelled() {
+    fn check_open(&self) -> Result<(), ChannelError> {
+        if self.closed {
+            Err(ChannelError::Closed)
+        } else if self.cancel.is_cancelled() {
             Err(ChannelError::Cancelled)
         } else {
             Ok(())

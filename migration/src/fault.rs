@@ -79,6 +79,12 @@ pub trait Faults: Send + Sync {
     }
 }
 
+/// No faults: what every real migration has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoFaults;
+
+impl Faults for NoFaults {}
+
 /// Faults as text: one or more of these, separated by commas.
 ///
 /// | text | effect |

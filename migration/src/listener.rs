@@ -98,17 +98,13 @@ impl Listener {
     ///
     /// [`ChannelError::Cancelled`], or the socket failed.
     pub fn accept(&self, cancel: &CancelToken, patience: Patience) -> Result<Channel, ChannelError> {
-        let for_ever = Patience {
-            silence: std::time::Duration::MAX,
-            end: None,
-        };
         loop {
             if cancel.is_cancelled() {
                 return Err(ChannelError::Cancelled);
             }
             match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(socket) => return Channel::over(socket, cancel.clone(), patience),
-                Err(Errno::AGAIN) => wait_for(self.socket.as_fd(), PollFlags::IN, cancel, for_ever)?,
+                Err(Errno::AGAIN) => wait_for(self.socket.as_fd(), PollFlags::IN, cancel, Patience::ENDLESS)?,
                 // Who had connected was gone again before it was accepted.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => return Err(errno.into()),

@@ -1,4 +1,4 @@
-//! Figures of a live migration: while it runs ([`Progress`]) and afterwards ([`SendReport`], [`ReceiveReport`]).
+//! Figures of a live migration: while it runs ([`Gauges`]) and afterwards ([`SendReport`], [`ReceiveReport`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use crate::ram::{Added, PAGE_SIZE};
 
 /// Where a live migration stands, for whoever watches it from another thread. Clones show the same migration.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Mutex<Figures>>);
+pub struct Gauges(Arc<Mutex<Figures>>);
 
-/// What [`Progress`] knows at one moment.
+/// What [`Gauges`] knows at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
     /// The phase that the conversation is in; `None` before there is one.
@@ -43,7 +43,7 @@ pub struct Figures {
     pub downtime: Option<Duration>,
 }
 
-impl Progress {
+impl Gauges {
     /// A migration that has not begun.
     #[must_use]
     pub fn new() -> Self {
@@ -52,7 +52,7 @@ impl Progress {
 
     /// The figures as they are now.
     #[must_use]
-    pub fn figures(&self) -> Figures {
+    pub fn read(&self) -> Figures {
         *self.0.lock()
     }
 
@@ -204,9 +204,9 @@ mod tests {
 
     #[test]
     fn whoever_watches_sees_what_the_engine_writes() {
-        let progress = Progress::new();
-        let watcher = progress.clone();
-        progress.update(|figures| figures.rounds = 3);
-        assert_eq!(watcher.figures().rounds, 3);
+        let gauges = Gauges::new();
+        let watcher = gauges.clone();
+        gauges.update(|figures| figures.rounds = 3);
+        assert_eq!(watcher.read().rounds, 3);
     }
 }

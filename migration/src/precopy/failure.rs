@@ -7,6 +7,7 @@ use crate::fault::FaultAction;
 use crate::header::PrefixError;
 use crate::phases::{OutOfOrder, Phase};
 use crate::ram::RamError;
+use crate::section::SectionError;
 use crate::record::{RecordError, RecordKind};
 use crate::switchover::NotConverging;
 use crate::vm::{PreflightReport, VmError};
@@ -63,6 +64,9 @@ pub enum Failure {
     /// A RAM record does not fit this machine.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// A section cannot be encoded or decoded.
+    #[error(transparent)]
+    Section(#[from] SectionError),
     /// What the other side says contradicts itself or what it said before.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),

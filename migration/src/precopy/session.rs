@@ -34,6 +34,8 @@ pub(super) struct Session<'a> {
     buffer: Vec<u8>,
     length: usize,
     last_sent: Instant,
+    /// Whether the peer knows that it talks to a Tern.
+    introduced: bool,
 }
 
 impl<'a> Session<'a> {
@@ -55,6 +57,7 @@ impl<'a> Session<'a> {
             buffer: Vec::new(),
             length: 0,
             last_sent: Instant::now(),
+            introduced: false,
         }
     }
 
@@ -87,6 +90,7 @@ impl<'a> Session<'a> {
     /// Sends the magic number that opens a connection in both directions.
     pub(super) fn send_prefix(&mut self) -> Result<(), Failure> {
         let sent = self.channel.send(&[&prefix()]);
+        self.introduced = sent.is_ok();
         self.name_phase(sent)
     }
 
@@ -176,14 +180,12 @@ impl<'a> Session<'a> {
         std::thread::scope(|scope| {
             let beating = scope.spawn(|| {
                 let mut done = done.lock();
-                loop {
-                    if over.wait_for(&mut done, interval).timed_out() && !*done {
+                while !*done {
+                    if over.wait_for(&mut done, interval).timed_out() {
                         self.keep_alive()?;
                     }
-                    if *done {
-                        return Ok(());
-                    }
                 }
+                Ok(())
             });
             // Ends the heartbeat also if the work panics.
             let stop = Stop(&done, &over);
@@ -199,23 +201,28 @@ impl<'a> Session<'a> {
 
     /// Tells the peer why this side gives up, and ends the connection. The guest must not wait for this.
     pub(super) fn give_up(mut self, failure: &Failure) {
-        let gone = matches!(failure, Failure::Peer(_) | Failure::Prefix(_)) || failure.is_end_of_peer();
-        if !gone {
-            // The user's cancellation has ended the migration and must not end this.
-            if let Ok(token) = crate::cancel::CancelToken::new() {
-                self.channel.set_cancel_token(token);
-            }
-            self.channel.set_patience(Patience {
-                silence: LAST_WORDS,
-                end: Instant::now().checked_add(LAST_WORDS),
-            });
-            let mut because = failure.to_string();
-            because.truncate(because.floor_char_boundary(3 << 10));
-            let payload = Abort { because }.to_payload();
-            if let Ok(header) = RecordHeader::new(RecordKind::Abort, &[&payload])
-                && self.channel.send(&[&header.to_bytes(), &payload]).is_ok()
-            {
-                self.channel.linger();
+        // The user's cancellation has ended the migration and must not end this.
+        if let Ok(token) = crate::cancel::CancelToken::new() {
+            self.channel.set_cancel_token(token);
+        }
+        self.be_brief();
+        match failure {
+            // It knows, or is not there to hear it.
+            Failure::Peer(_) | Failure::Prefix(_) => {}
+            failure if failure.is_end_of_peer() => {}
+            Failure::Refused(_) if self.side == Side::Destination => self.channel.linger(),
+            Failure::Refused(_) => {}
+            failure => {
+                let mut because = failure.to_string();
+                because.truncate(because.floor_char_boundary(3 << 10));
+                let payload = Abort { because }.to_payload();
+                let introduction = prefix();
+                let introduction = if self.introduced { &[] } else { &introduction[..] };
+                let said = RecordHeader::new(RecordKind::Abort, &[&payload])
+                    .is_ok_and(|header| self.channel.send(&[introduction, &header.to_bytes(), &payload]).is_ok());
+                if said && !matches!(failure, Failure::Channel { .. }) {
+                    self.channel.linger();
+                }
             }
         }
         self.channel.close();
@@ -226,10 +233,7 @@ impl<'a> Session<'a> {
         if !failure.is_end_of_peer() {
             return failure;
         }
-        self.channel.set_patience(Patience {
-            silence: LAST_WORDS,
-            end: Instant::now().checked_add(LAST_WORDS),
-        });
+        self.be_brief();
         loop {
             match self.receive_any() {
                 Ok(RecordKind::Abort) => return self.peer_gave_up(),
@@ -237,6 +241,13 @@ impl<'a> Session<'a> {
                 Err(_) => return failure,
             }
         }
+    }
+
+    fn be_brief(&mut self) {
+        self.channel.set_patience(Patience {
+            silence: LAST_WORDS,
+            end: Instant::now().checked_add(LAST_WORDS),
+        });
     }
 
     fn receive_any(&mut self) -> Result<RecordKind, Failure> {
@@ -307,7 +318,8 @@ impl<'a> Session<'a> {
             self.blackout_end = self.deadlines.blackout_end();
         }
         self.channel.set_patience(self.deadlines.patience(phase, self.blackout_end));
-        match self.faults.on_phase(self.side, phase) {
+        let fault = if phase == Phase::Done { None } else { self.faults.on_phase(self.side, phase) };
+        match fault {
             None => Ok(()),
             Some(FaultAction::Cut) => {
                 self.channel.close();

@@ -1,0 +1,384 @@
+//! The source of a live migration.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmstate::state::Section;
+
+use super::deadlines::Deadlines;
+use super::failure::Failure;
+use super::handover::Paused;
+use super::message::{Ready, RoundAck, RoundEnd};
+use super::scan::RamSender;
+use super::session::Session;
+use crate::cancel::CancelToken;
+use crate::channel::Channel;
+use crate::fault::{Faults, NoFaults};
+use crate::header::Header;
+use crate::hello::Hello;
+use crate::ident::Id;
+use crate::manifest::Manifest;
+use crate::phases::Side;
+use crate::record::RecordKind;
+use crate::schemas::SchemaTable;
+use crate::stats::{Gauges, SendReport};
+use crate::switchover::{Next, Round, Switchover};
+use crate::uri::Uri;
+use crate::vm::{PreflightReport, SourceVm, VmError};
+
+/// What a pause is taken to cost with no RAM left to send and a connection of no length: taking the vCPUs out and their
+/// state, saving, loading, and letting the guest run.
+const FIXED_COST: Duration = Duration::from_millis(3);
+
+/// How many times the connection is crossed between the pause and the running guest: state, *ready*, *go*. In halves of
+/// a round trip.
+const CROSSINGS: u32 = 3;
+
+/// What the user of a source can choose.
+#[derive(Clone)]
+pub struct SendOptions {
+    /// The longest pause that the guest may suffer.
+    pub downtime_limit: Duration,
+    /// How long the receiver may take.
+    pub deadlines: Deadlines,
+    /// Where to fail on purpose.
+    pub faults: Arc<dyn Faults>,
+}
+
+impl Default for SendOptions {
+    fn default() -> Self {
+        Self {
+            downtime_limit: Duration::from_millis(300),
+            deadlines: Deadlines::default(),
+            faults: Arc::new(NoFaults),
+        }
+    }
+}
+
+/// What has become of the guest on a side that could not send it.
+#[derive(Debug)]
+pub enum SourceState {
+    /// It is as it was before the migration: running, if it ran.
+    Resumed,
+    /// It could not be resumed after the pause. No other side has it.
+    Stuck(VmError),
+    /// The receiver was told to run it and did not say that it does: it is kept paused and whole, until its user
+    /// resolves which side has it.
+    Undecided,
+}
+
+/// A machine that did not arrive, or of which it is not known.
+#[derive(Debug)]
+pub struct SendError {
+    /// Why.
+    pub failure: Failure,
+    /// What has become of the guest.
+    pub source_state: SourceState,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failure = &self.failure;
+        match &self.source_state {
+            SourceState::Resumed => write!(f, "{failure}"),
+            SourceState::Stuck(because) => write!(f, "{failure}; and the guest could not be resumed: {because}"),
+            SourceState::Undecided => write!(
+                f,
+                "{failure}; the receiver had been told to run the guest, so it is kept paused here: find out whether it \
+                 runs there, then use `vm resolve NAME --discard` if it does, and `--resume` if it does not"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SendError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.failure)
+    }
+}
+
+/// Moves a running machine to where a receiver listens. Returns once it runs there.
+///
+/// `cancel` ends it until *go*; `gauges` shows how far it is.
+///
+/// # Errors
+///
+/// [`SendError`], with what has become of the guest.
+pub fn send(
+    vm: &dyn SourceVm,
+    to: &Uri,
+    options: &SendOptions,
+    cancel: &CancelToken,
+    gauges: &Gauges,
+) -> Result<SendReport, SendError> {
+    gauges.update(|figures| figures.began = Some(Instant::now()));
+    let channel =
+        Channel::connect(to, cancel.clone(), options.deadlines.connecting()).map_err(|error| SendError {
+            failure: if cancel.is_cancelled() { Failure::Cancelled } else { error.into() },
+            source_state: SourceState::Resumed,
+        })?;
+    send_over(vm, channel, &to.to_string(), options, gauges)
+}
+
+/// As [`send`], over a connection that stands; the channel's token cancels. `to` is where the machine goes, for people.
+///
+/// # Errors
+///
+/// [`SendError`], with what has become of the guest.
+pub fn send_over(
+    vm: &dyn SourceVm,
+    channel: Channel,
+    to: &str,
+    options: &SendOptions,
+    gauges: &Gauges,
+) -> Result<SendReport, SendError> {
+    let began = Instant::now();
+    gauges.update(|figures| _ = figures.began.get_or_insert(began));
+    let session = Session::open(channel, Side::Source, options.deadlines, &*options.faults);
+    let mut source = Source {
+        vm,
+        session,
+        ram: RamSender::new(vm, &*options.faults),
+        options,
+        gauges,
+        report: SendReport::default(),
+        round_trip: Duration::MAX,
+    };
+    match source.run(to) {
+        Ok(()) => {
+            let mut report = source.report;
+            report.total = began.elapsed();
+            report.sent_bytes = source.session.sent();
+            report.phases = source.session.entered().iter().map(|&(phase, at)| (phase, at - began)).collect();
+            Ok(report)
+        }
+        Err((failure, source_state)) => {
+            // The guest runs again by now: finding out why and saying so may take their time.
+            let failure = source.session.ask_why(failure);
+            source.session.give_up(&failure);
+            Err(SendError { failure, source_state })
+        }
+    }
+}
+
+struct Source<'a> {
+    vm: &'a dyn SourceVm,
+    session: Session<'a>,
+    ram: RamSender<'a>,
+    options: &'a SendOptions,
+    gauges: &'a Gauges,
+    report: SendReport,
+    /// The shortest that was seen.
+    round_trip: Duration,
+}
+
+impl Source<'_> {
+    fn run(&mut self, to: &str) -> Result<(), (Failure, SourceState)> {
+        let as_it_was = |failure| (failure, SourceState::Resumed);
+        let table = self.negotiate().map_err(as_it_was)?;
+        let log = DirtyLog::start(self.vm).map_err(|error| as_it_was(error.into()))?;
+        let predicted = self.rounds().map_err(as_it_was)?;
+
+        self.report.pause.predicted = predicted;
+        let mut part = Instant::now();
+        let stopped = self
+            .session
+            .send(RecordKind::Pause, &[])
+            .and_then(|()| Ok(Paused::pause(self.vm)?));
+        let paused = stopped.map_err(as_it_was)?;
+        self.report.pause.stop = lap(&mut part);
+        let given_away = match self.empty_the_source(&table, &mut part) {
+            Ok(()) => paused.give_away(&mut self.session),
+            Err(failure) => Err((paused, failure)),
+        };
+        let (given_away, said) = given_away.map_err(|(paused, failure)| {
+            let state = paused.resume().map_or_else(SourceState::Stuck, |()| SourceState::Resumed);
+            (failure, state)
+        })?;
+
+        let running = said.and_then(|()| given_away.wait_until_running(&mut self.session, to));
+        let running = running.map_err(|failure| (failure, SourceState::Undecided))?;
+        let pause = &mut self.report.pause;
+        pause.handover = lap(&mut part);
+        pause.resume = Duration::from_micros(running.resume_us);
+        let downtime = pause.total();
+        self.gauges.update(|figures| figures.downtime = Some(downtime));
+        self.note_phase();
+        drop(log);
+        Ok(())
+    }
+
+    /// Everything up to the receiver's verdict.
+    fn negotiate(&mut self) -> Result<SchemaTable, Failure> {
+        let migration = Id::random().map_err(Failure::Random)?;
+        self.session.begin()?;
+        self.note_phase();
+        self.session.send_prefix()?;
+        self.session.send(RecordKind::Hello, &[&Hello::new(Side::Source, migration).to_cbor()])?;
+        self.session.receive_prefix()?;
+        let answer = self.session.expect_with(RecordKind::Hello, Hello::from_cbor)?;
+        if answer.role != Side::Destination || answer.migration != migration {
+            return Err(Failure::Protocol("its hello is not the answer to ours".into()));
+        }
+
+        let header = Header::new(migration, self.vm.identity());
+        self.session.send(RecordKind::Header, &[&header.to_cbor()])?;
+        let table = SchemaTable::new(&self.vm.schemas());
+        self.session.send(RecordKind::Schemas, &[&table.to_cbor()])?;
+        let manifest = Manifest {
+            recipe: self.vm.recipe(),
+            inventory: self.vm.inventory(),
+        };
+        self.session.send(RecordKind::Manifest, &[&manifest.to_cbor()])?;
+        self.note_phase();
+
+        let verdict: PreflightReport = self.session.expect(RecordKind::Preflight)?;
+        if !verdict.accepts() {
+            return Err(Failure::Refused(verdict));
+        }
+        self.report.notes = verdict.notes.iter().map(ToString::to_string).collect();
+        Ok(table)
+    }
+
+    /// Rounds with the guest running, until it is time to stop it; returns how long the pause is predicted to be.
+    fn rounds(&mut self) -> Result<Duration, Failure> {
+        let total = self.ram.total_bytes();
+        self.report.ram_bytes = total;
+        self.report.setup = self.session.entered().first().map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        let setup = self.report.setup;
+        self.gauges.update(|figures| {
+            figures.setup = Some(setup);
+            figures.total_bytes = total;
+            figures.remaining_bytes = total;
+        });
+        self.note_phase();
+
+        let mut switchover = Switchover::new(self.options.downtime_limit, FIXED_COST);
+        loop {
+            let number = self.ram.begin_round();
+            self.gauges.update(|figures| figures.rounds = number);
+            let began = Instant::now();
+            if number == 1 {
+                self.ram.send_populated(&mut self.session)?;
+            } else {
+                self.ram.send_dirty(&mut self.session)?;
+            }
+            let sent = Instant::now();
+            self.session.say(RecordKind::RoundEnd, &RoundEnd {
+                round: number,
+                records: self.ram.records(),
+            })?;
+            let acknowledged: RoundAck = self.session.expect(RecordKind::RoundAck)?;
+            if acknowledged.round != number {
+                return Err(Failure::Protocol(format!("it acknowledged round {}", acknowledged.round)));
+            }
+            self.round_trip = self.round_trip.min(sent.elapsed());
+
+            let took = began.elapsed();
+            self.vm.dirty_log_sync()?;
+            let left = self.ram.dirty_bytes();
+            let round = self.ram.round();
+            round.took = took;
+            round.left_bytes = left;
+            let round = *round;
+            self.report.rounds.push(round);
+            switchover.set_fixed_cost(FIXED_COST.saturating_add(self.round_trip.saturating_mul(CROSSINGS) / 2));
+            let next = switchover.after(Round {
+                sent: round.sent_bytes,
+                took,
+                left,
+            });
+            let expected = switchover.predicted();
+            self.gauges.update(|figures| {
+                figures.remaining_bytes = left;
+                figures.raw_pages += round.raw_pages;
+                figures.zero_pages += round.zero_pages;
+                figures.dirty_bytes_per_second = round.dirty_bytes_per_second();
+                figures.bytes_per_second = round.bytes_per_second();
+                figures.expected_downtime = expected;
+            });
+            self.note_phase();
+            match next? {
+                Next::AnotherRound => {}
+                Next::Stop(predicted) => return Ok(predicted),
+            }
+        }
+    }
+
+    /// All that is left to send of a paused machine, until the receiver has loaded it.
+    fn empty_the_source(&mut self, table: &SchemaTable, part: &mut Instant) -> Result<(), Failure> {
+        self.note_phase();
+        let mut sections = self.vm.sections()?;
+        sections.iter_mut().for_each(|section| self.options.faults.on_section(section));
+        let sections = encode(table, &sections)?;
+        self.report.pause.save = lap(part);
+
+        // Behind everything that could still write to RAM.
+        let number = self.ram.begin_round();
+        self.vm.dirty_log_sync()?;
+        self.ram.send_dirty(&mut self.session)?;
+        self.session.say(RecordKind::RoundEnd, &RoundEnd {
+            round: number,
+            records: self.ram.records(),
+        })?;
+        self.report.pause.ram = lap(part);
+        let round = self.ram.round();
+        round.took = self.report.pause.ram;
+        self.report.pause.ram_bytes = round.sent_bytes;
+        let round = *round;
+        self.report.rounds.push(round);
+        self.gauges.update(|figures| {
+            figures.rounds = number;
+            figures.remaining_bytes = 0;
+            figures.raw_pages += round.raw_pages;
+            figures.zero_pages += round.zero_pages;
+        });
+
+        for payload in &sections {
+            self.session.send(RecordKind::Section, &[payload])?;
+            self.report.pause.state_bytes += crate::ram::to_u64(payload.len());
+        }
+        self.session.send(RecordKind::SectionsEnd, &[])?;
+        self.report.pause.state = lap(part);
+
+        let ready: Ready = self.session.expect(RecordKind::Ready)?;
+        self.report.pause.ready = lap(part);
+        self.report.pause.load = Duration::from_micros(ready.load_us);
+        Ok(())
+    }
+
+    fn note_phase(&self) {
+        let (phase, sent) = (self.session.phase(), self.session.sent());
+        self.gauges.update(|figures| {
+            figures.phase = Some(phase);
+            figures.transferred_bytes = sent;
+        });
+    }
+}
+
+fn encode(table: &SchemaTable, sections: &[Section]) -> Result<Vec<Vec<u8>>, Failure> {
+    sections.iter().map(|section| Ok(crate::section::encode(table, section)?)).collect()
+}
+
+/// The time since `from`, which is set to now.
+fn lap(from: &mut Instant) -> Duration {
+    let now = Instant::now();
+    now - std::mem::replace(from, now)
+}
+
+/// Dirty logging, for as long as it lives.
+struct DirtyLog<'a>(&'a dyn SourceVm);
+
+impl<'a> DirtyLog<'a> {
+    fn start(vm: &'a dyn SourceVm) -> Result<Self, VmError> {
+        vm.dirty_log_start()?;
+        Ok(Self(vm))
+    }
+}
+
+impl Drop for DirtyLog<'_> {
+    fn drop(&mut self) {
+        self.0.dirty_log_stop();
+    }
+}

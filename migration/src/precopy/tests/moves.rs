@@ -1,0 +1,173 @@
+//! Migrations that arrive, and those that are refused or given up before anything is lost.
+
+use super::*;
+use crate::channel::Channel;
+use crate::listener::Reach;
+use crate::phases::{Phase, TransferKind};
+use crate::precopy::fake::{DeviceState, Run, Standing, differing_pages};
+use crate::precopy::{Failure, Receiver, SourceState, send};
+use crate::ram::PAGE_SIZE;
+use crate::uri::Uri;
+
+fn assert_same(migration: &Migration, arrived: &Arrived<FakeDestination>) {
+    let [ram, kernel] = arrived.vm.ram.as_slice() else {
+        panic!("two blocks")
+    };
+    assert_eq!(differing_pages(&migration.source.ram, ram), [0; 0]);
+    assert!(kernel.is_readonly(), "the guest can reboot from it, and never write it");
+    assert_eq!((migration.source.standing(), migration.witness.running()), (Standing::HandedOver, Some(Run::Destination)));
+}
+
+#[test]
+fn an_idle_guest_arrives_whole_in_one_round_and_a_pause_without_ram() {
+    let migration = Migration::of(Shape::IDLE);
+    let (report, arrived) = arrived(migration.run());
+    assert_same(&migration, &arrived);
+    assert_eq!(arrived.vm.device, Some(DeviceState {
+        counter: 7,
+        armed: true
+    }));
+    let rounds: Vec<_> = report.rounds.iter().map(|round| (round.number, round.raw_pages)).collect();
+    assert_eq!(rounds, [(1, 301), (2, 0)]);
+    assert_eq!(report.notes, ["fake-1.0: is a fake"]);
+    assert_eq!(report.sent_bytes, arrived.report.received_bytes);
+    assert!(report.pause.total() <= report.total && report.pause.state_bytes > 0);
+}
+
+#[test]
+fn both_sides_pass_every_phase_of_the_table_in_order() {
+    let migration = Migration::of(Shape::IDLE);
+    let (sent, arrived) = arrived(migration.run());
+    let all: Vec<Phase> = Phase::of(TransferKind::Precopy).collect();
+    for phases in [sent.phases, arrived.report.phases] {
+        assert_eq!(phases.iter().map(|(phase, _)| *phase).collect::<Vec<_>>(), all);
+    }
+}
+
+#[test]
+fn a_guest_that_goes_on_writing_arrives_whole_however_the_accelerator_begins_its_log() {
+    for initially_set in [false, true] {
+        let migration = Migration::of(Shape {
+            initially_set,
+            ..Shape::BUSY
+        });
+        let (report, arrived) = arrived(migration.run());
+        assert_same(&migration, &arrived);
+        let dirty = report.rounds.iter().skip(1).filter(|round| round.raw_pages > 0).count();
+        assert!(dirty >= 2, "two rounds with dirty pages: {:?}", report.rounds);
+        assert!(report.rounds.iter().skip(1).any(|round| round.zero_pages > 0), "{:?}", report.rounds);
+    }
+}
+
+#[test]
+fn memory_that_was_never_touched_is_neither_sent_nor_taken() {
+    let migration = Migration::of(Shape {
+        pages: 64 << 8,
+        full: 10,
+        ..Shape::IDLE
+    });
+    let (report, arrived) = arrived(migration.run());
+    assert!(report.sent_bytes < 20 * PAGE_SIZE, "{} bytes", report.sent_bytes);
+    let populated: u64 = arrived.vm.ram[0].populated_ranges().expect("known").iter().map(|r| r.end - r.start).sum();
+    assert_eq!(populated, 10 * PAGE_SIZE);
+}
+
+#[test]
+fn the_gauges_show_a_migration_from_outside() {
+    let migration = Migration::of(Shape::BUSY);
+    assert_eq!(migration.gauges.read().phase, None);
+    let (report, _arrived) = arrived(migration.run());
+    let figures = migration.gauges.read();
+    assert_eq!(figures.phase, Some(Phase::Done));
+    assert_eq!(figures.downtime, Some(report.pause.total()));
+    assert_eq!(usize::try_from(figures.rounds), Ok(report.rounds.len()));
+    assert_eq!((figures.total_bytes, figures.remaining_bytes), (513 * PAGE_SIZE, 0));
+    assert_eq!(figures.transferred_bytes, report.sent_bytes);
+}
+
+#[test]
+fn a_machine_moves_over_tcp_and_over_a_unix_socket_although_strangers_call_first() {
+    let path = std::env::temp_dir().join(format!("tern-precopy-{}", std::process::id()));
+    for uri in [Uri::Unix(path.clone()), "tcp:127.0.0.1:0".parse().expect("a URI")] {
+        let migration = Migration::of(Shape::BUSY);
+        let receiver = Receiver::bind(&uri, Reach::Loopback).expect("free");
+        let to = receiver.local_uri().clone();
+        thread::scope(|scope| {
+            let [cancel, receivers_cancel] = &migration.cancel;
+            let receiving = scope
+                .spawn(|| receiver.accept(&migration.factory, &migration.receive, receivers_cancel, &Gauges::new()));
+            // One hangs up, one speaks another language, one says nothing for as long as it is let.
+            drop(Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener"));
+            let mut browser = Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener");
+            browser.send(&[b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"]).expect("sent");
+            let _silent = Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener");
+
+            let mut options = migration.send.clone();
+            options.deadlines.hello = Duration::from_secs(20);
+            let sent = send(&*migration.source, &to, &options, cancel, &migration.gauges);
+            let arrived = arrived((Some(sent), receiving.join().ok())).1;
+            assert_same(&migration, &arrived);
+        });
+    }
+    assert!(!path.exists(), "the socket's file is gone with its listener");
+}
+
+#[test]
+fn a_refusal_names_each_difference_on_both_sides_and_nothing_has_moved() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.factory.refuse = Some("is not known here; a newer Tern is needed");
+    let (sent, received) = migration.run();
+    let error = sent.expect("no panic").expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "the receiver cannot take this machine: fake-1.0: is not known here; a newer Tern is needed"
+    );
+    assert!(matches!(error.source_state, SourceState::Resumed));
+    assert!(matches!(received, Some(Err(ReceiveError::Failed(Failure::Refused(_))))), "{received:?}");
+    assert_eq!(migration.gauges.read().rounds, 0);
+}
+
+#[test]
+fn a_machine_that_cannot_be_built_is_refused_before_ram_moves() {
+    let mut migration = Migration::of(Shape::IDLE);
+    migration.factory.fail_to_build = true;
+    let error = migration.run().0.expect("no panic").expect_err("refused");
+    assert!(error.to_string().contains("it was told not to"), "{error}");
+    assert_eq!(migration.gauges.read().rounds, 0);
+}
+
+#[test]
+fn a_load_that_fails_resumes_the_source_with_the_receivers_reason() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.factory.fail_to_load = true;
+    let error = migration.run().0.expect("no panic").expect_err("not loaded");
+    assert!(matches!(error.source_state, SourceState::Resumed));
+    assert_eq!(
+        error.to_string(),
+        "the other side gave up: the state of /machine/fake: it was told not to load"
+    );
+    assert_eq!(migration.witness.running(), Some(Run::Source));
+}
+
+#[test]
+fn a_guest_that_does_not_converge_is_left_running() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.send.downtime_limit = Duration::ZERO;
+    let (sent, received) = migration.run();
+    let error = sent.expect("no panic").expect_err("no pause is that short");
+    assert!(matches!(error.failure, Failure::NotConverging(_)), "{error}");
+    assert!(error.to_string().contains("MiB/s"), "{error}");
+    received.expect("no panic").expect_err("nothing arrived");
+}
+
+#[test]
+fn two_machines_in_one_process_move_in_both_directions_at_once() {
+    let migrations = [Migration::of(Shape::BUSY), Migration::of(Shape::BUSY)];
+    thread::scope(|scope| {
+        let running = migrations.each_ref().map(|migration| scope.spawn(move || (migration, arrived(migration.run()).1)));
+        for migration in running {
+            let (migration, arrived) = migration.join().expect("no panic");
+            assert_same(migration, &arrived);
+        }
+    });
+}
