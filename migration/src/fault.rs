@@ -137,7 +137,9 @@ impl Pick {
 
 /// Text that is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no fault: source:PHASE:ACTION, page:drop:1/N:SEED, dirty:lose:1/N:SEED or field:PATH:FIELD is wanted")]
+#[error(
+    "{0:?} is no fault: source:PHASE:ACTION, page:drop:1/N:SEED, dirty:lose:1/N:SEED or field:PATH:FIELD is wanted"
+)]
 pub struct ParsePlanError(String);
 
 impl FromStr for Plan {
@@ -202,7 +204,9 @@ pub fn phase_name(phase: Phase) -> String {
 impl Plan {
     /// Each fault of the plan, and how often it has fired.
     pub fn fired(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|planned| (planned.text.as_str(), planned.fired.load(Ordering::Relaxed)))
+        self.0
+            .iter()
+            .map(|planned| (planned.text.as_str(), planned.fired.load(Ordering::Relaxed)))
     }
 
     fn find<T>(&self, mut what: impl FnMut(&What) -> Option<T>) -> Option<T> {
@@ -256,7 +260,9 @@ impl Faults for Plan {
 
 /// Sets the field with this dotted name to zero; false if there is none, or if its type has no zero.
 pub fn zero_field(value: &mut StructValue, field: &str) -> bool {
-    let (name, rest) = field.split_once('.').map_or((field, None), |(name, rest)| (name, Some(rest)));
+    let (name, rest) = field
+        .split_once('.')
+        .map_or((field, None), |(name, rest)| (name, Some(rest)));
     match (value.get_mut(name), rest) {
         (Some(Value::Struct(inner)), Some(rest)) => zero_field(inner, rest),
         (Some(value), None) => zero(value),
@@ -294,19 +300,36 @@ mod tests {
         let plan: Plan = "source:hello-back:stall,page:swap:1/2:1".parse().expect("a plan");
         assert_eq!(plan.on_phase(Side::Destination, Phase::HelloBack), None);
         assert_eq!(plan.on_phase(Side::Source, Phase::HelloBack), Some(FaultAction::Stall));
-        let swapped = (0..1000).filter(|&page| plan.on_page("ram", page) == Some(PageFault::SwapWith(page ^ 1))).count();
+        let swapped = (0..1000)
+            .filter(|&page| plan.on_page("ram", page) == Some(PageFault::SwapWith(page ^ 1)))
+            .count();
         assert!((300..700).contains(&swapped), "{swapped} of 1000, one in two");
         let fired: Vec<_> = plan.fired().collect();
-        assert_eq!(fired, [("source:hello-back:stall", 1), ("page:swap:1/2:1", u64::try_from(swapped).expect("few"))]);
+        assert_eq!(
+            fired,
+            [
+                ("source:hello-back:stall", 1),
+                ("page:swap:1/2:1", u64::try_from(swapped).expect("few"))
+            ]
+        );
     }
 
     #[test]
     fn every_phase_can_be_named_and_nonsense_cannot() {
         for phase in Phase::of(TransferKind::Precopy) {
-            let plan: Plan = format!("destination:{}:cut", phase_name(phase)).parse().expect("a plan");
+            let plan: Plan = format!("destination:{}:cut", phase_name(phase))
+                .parse()
+                .expect("a plan");
             assert_eq!(plan.on_phase(Side::Destination, phase), Some(FaultAction::Cut));
         }
-        for text in ["", "source:rounds", "source:rounds:cut:now", "middle:rounds:cut", "page:eat:1/2:3", "page:drop:1/0:3"] {
+        for text in [
+            "",
+            "source:rounds",
+            "source:rounds:cut:now",
+            "middle:rounds:cut",
+            "page:eat:1/2:3",
+            "page:drop:1/0:3",
+        ] {
             text.parse::<Plan>().expect_err(text);
         }
     }
@@ -314,18 +337,25 @@ mod tests {
     #[test]
     fn a_field_is_zeroed_wherever_it_lies() {
         let inner = StructValue::new(1).with("count", Value::Uint(9));
-        let value = StructValue::new(1).with("lcr", Value::Uint(3)).with("rate", Value::Struct(inner));
+        let value = StructValue::new(1)
+            .with("lcr", Value::Uint(3))
+            .with("rate", Value::Struct(inner));
         let mut section = Section {
             path: "/machine/serial0".into(),
             description: "serial".into(),
             value,
         };
-        let plan: Plan = "field:/machine/serial0:rate.count,field:/machine/serial0:nothing".parse().expect("a plan");
+        let plan: Plan = "field:/machine/serial0:rate.count,field:/machine/serial0:nothing"
+            .parse()
+            .expect("a plan");
         plan.on_section(&mut section);
         let Some(Value::Struct(inner)) = section.value.get("rate") else {
             panic!("the struct is still there")
         };
-        assert_eq!((section.value.get("lcr"), inner.get("count")), (Some(&Value::Uint(3)), Some(&Value::Uint(0))));
+        assert_eq!(
+            (section.value.get("lcr"), inner.get("count")),
+            (Some(&Value::Uint(3)), Some(&Value::Uint(0)))
+        );
         assert_eq!(plan.fired().map(|(_, count)| count).collect::<Vec<_>>(), [1, 0]);
     }
 }

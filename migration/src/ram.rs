@@ -98,7 +98,27 @@ impl<'a> RamRecord<'a> {
             return refuse(format!("it has {} bytes", payload.len()));
         };
         let [
-            b0, b1, c0, c1, r0, r1, r2, r3, s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, reserved @ ..,
+            b0,
+            b1,
+            c0,
+            c1,
+            r0,
+            r1,
+            r2,
+            r3,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            s6,
+            s7,
+            n0,
+            n1,
+            n2,
+            n3,
+            reserved @ ..,
         ] = *head;
         let head = RamHead {
             block: u16::from_le_bytes([b0, b1]),
@@ -122,7 +142,10 @@ impl<'a> RamRecord<'a> {
         let (mut next, mut raw) = (0, 0);
         for bytes in record.raw_runs() {
             let run = decode_run(bytes).ok_or_else(|| RamError("a run's encoding is unknown".into()))?;
-            let end = run.first.checked_add(run.pages.into()).filter(|&end| end <= pages_of_block);
+            let end = run
+                .first
+                .checked_add(run.pages.into())
+                .filter(|&end| end <= pages_of_block);
             let Some(end) = end.filter(|_| run.pages > 0 && run.first >= next) else {
                 return refuse(format!(
                     "a run of {} pages from page {} does not fit into block {} of {pages_of_block} pages behind page {next}",
@@ -321,7 +344,10 @@ fn is_zero(page: &[u8]) -> bool {
 }
 
 /// A size in bytes as the host counts it.
-#[expect(clippy::cast_possible_truncation, reason = "Tern runs on 64-bit hosts: usize is as wide as u64")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "Tern runs on 64-bit hosts: usize is as wide as u64"
+)]
 pub(crate) const fn to_usize(bytes: u64) -> usize {
     bytes as usize
 }
@@ -353,7 +379,9 @@ mod tests {
             into.copy_from_slice(&bytes);
             Ok::<_, std::convert::Infallible>(())
         };
-        buffer.add(first, to_u64(values.len()), explicit_zeros, copy).expect("infallible")
+        buffer
+            .add(first, to_u64(values.len()), explicit_zeros, copy)
+            .expect("infallible")
     }
 
     fn payload(buffer: &RamBuffer) -> Vec<u8> {
@@ -393,7 +421,10 @@ mod tests {
         add(&mut buffer, 2, false, &[0, 5, 0, 6]);
         let payload = payload(&buffer);
         let record = RamRecord::parse(&payload, &[0, 8]).expect("its own payload");
-        let pages: Vec<_> = record.runs().map(|(run, data)| (run.first, run.pages, data[0])).collect();
+        let pages: Vec<_> = record
+            .runs()
+            .map(|(run, data)| (run.first, run.pages, data[0]))
+            .collect();
         assert_eq!(pages, [(3, 1, 5), (5, 1, 6)]);
     }
 
@@ -408,7 +439,10 @@ mod tests {
         }
         assert!(payload(&buffer).len() <= to_usize(RecordKind::Ram.max_payload().into()));
         buffer.clear();
-        assert_eq!((buffer.is_empty(), buffer.room()), (true, to_u64(RamBuffer::CAPACITY) / PAGE_SIZE));
+        assert_eq!(
+            (buffer.is_empty(), buffer.room()),
+            (true, to_u64(RamBuffer::CAPACITY) / PAGE_SIZE)
+        );
     }
 
     #[test]

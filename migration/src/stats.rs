@@ -194,7 +194,10 @@ mod tests {
             took: Duration::from_millis(500),
             ..RoundReport::default()
         };
-        assert_eq!((round.bytes_per_second(), round.dirty_bytes_per_second()), (6 << 20, 2 << 20));
+        assert_eq!(
+            (round.bytes_per_second(), round.dirty_bytes_per_second()),
+            (6 << 20, 2 << 20)
+        );
         let instant = RoundReport {
             sent_bytes: u64::MAX,
             ..RoundReport::default()

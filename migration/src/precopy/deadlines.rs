@@ -86,7 +86,10 @@ mod tests {
         let deadlines = Deadlines::default();
         let end = deadlines.blackout_end();
         for phase in Phase::of(TransferKind::Precopy) {
-            assert!(deadlines.patience(phase, None).silence <= Duration::from_secs(60), "{phase}");
+            assert!(
+                deadlines.patience(phase, None).silence <= Duration::from_secs(60),
+                "{phase}"
+            );
         }
         for phase in [Phase::Pause, Phase::Sections, Phase::Ready, Phase::Go] {
             assert_eq!(deadlines.patience(phase, end).end, end, "{phase}");

@@ -66,7 +66,9 @@ pub enum ReceiveError {
     #[error("{0}")]
     Failed(#[source] Failure),
     /// *Go* came, and the guest cannot run here. The source keeps it until its user resolves that.
-    #[error("the guest was handed over and cannot run here: {0}; resume it at its source with `vm resolve NAME --resume`")]
+    #[error(
+        "the guest was handed over and cannot run here: {0}; resume it at its source with `vm resolve NAME --resume`"
+    )]
     CannotRun(#[source] Failure),
 }
 
@@ -184,7 +186,12 @@ fn serve<F: DestinationFactory>(
             let mut report = destination.report;
             report.total = began.elapsed();
             report.received_bytes = destination.session.received();
-            report.phases = destination.session.entered().iter().map(|&(phase, at)| (phase, at - began)).collect();
+            report.phases = destination
+                .session
+                .entered()
+                .iter()
+                .map(|&(phase, at)| (phase, at - began))
+                .collect();
             Ok(Arrived {
                 vm,
                 offer,
@@ -212,7 +219,9 @@ impl Destination<'_> {
         self.session.receive_prefix()?;
         let hello = self.session.expect_with(RecordKind::Hello, Hello::from_cbor)?;
         if hello.role != Side::Source || hello.channels != 1 {
-            return Err(Failure::Protocol("its hello is not that of a source with one channel".into()));
+            return Err(Failure::Protocol(
+                "its hello is not that of a source with one channel".into(),
+            ));
         }
         self.session.send_prefix()?;
         let answer = Hello::new(Side::Destination, hello.migration);
@@ -247,13 +256,20 @@ impl Destination<'_> {
         drop(ram);
         // A promise: from here on only the source ends this, or its silence.
         self.session.channel().cancel_token().commit()?;
-        self.session.say(RecordKind::Ready, &Ready {
-            load_us: microseconds(self.report.load),
-        })?;
+        self.session.say(
+            RecordKind::Ready,
+            &Ready {
+                load_us: microseconds(self.report.load),
+            },
+        )?;
         self.note_phase();
 
         let go = self.session.expect_with(RecordKind::Go, |_| Ok(()));
-        if self.session.phase() == Phase::Running { Ok((vm, offer, go)) } else { Err(go.err().unwrap_or(Failure::Cancelled)) }
+        if self.session.phase() == Phase::Running {
+            Ok((vm, offer, go))
+        } else {
+            Err(go.err().unwrap_or(Failure::Cancelled))
+        }
     }
 
     /// Compares and builds, and gives the verdict.
@@ -346,9 +362,12 @@ impl Destination<'_> {
         let resuming = Instant::now();
         vm.run()?;
         self.report.resume = resuming.elapsed();
-        let told = self.session.say(RecordKind::Running, &Running {
-            resume_us: microseconds(self.report.resume),
-        });
+        let told = self.session.say(
+            RecordKind::Running,
+            &Running {
+                resume_us: microseconds(self.report.resume),
+            },
+        );
         self.note_phase();
         Ok(told)
     }

@@ -7,8 +7,8 @@ use crate::fault::FaultAction;
 use crate::header::PrefixError;
 use crate::phases::{OutOfOrder, Phase};
 use crate::ram::RamError;
-use crate::section::SectionError;
 use crate::record::{RecordError, RecordKind};
+use crate::section::SectionError;
 use crate::switchover::NotConverging;
 use crate::vm::{PreflightReport, VmError};
 

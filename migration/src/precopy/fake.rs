@@ -239,10 +239,15 @@ impl SourceVm for FakeSource {
     fn dirty_log_sync(&self) -> Result<(), VmError> {
         let mut guest = self.guest.lock();
         let (pages, steps) = (self.shape.pages, guest.steps);
-        self.step(&mut guest, (0..self.shape.working_set).map(|page| (page * 7 + steps * 3) % pages));
+        self.step(
+            &mut guest,
+            (0..self.shape.working_set).map(|page| (page * 7 + steps * 3) % pages),
+        );
         let log = guest.log.as_ref().expect("logging has begun");
         for (page, _) in (0..).zip(&log.dirty).filter(|(_, dirty)| **dirty) {
-            self.ram.dirty().mark_for(DirtyClient::Migration, page * PAGE_SIZE, PAGE_SIZE);
+            self.ram
+                .dirty()
+                .mark_for(DirtyClient::Migration, page * PAGE_SIZE, PAGE_SIZE);
         }
         Ok(())
     }
@@ -343,7 +348,7 @@ impl DestinationFactory for FakeFactory {
             });
         }
         let block = |block: &RamBlockRecipe| {
-            RamBlock::new(block.name.clone(), block.size, Backing::PrivateAnonymous).map_err(|error| VmError::Memory {
+            RamBlock::new(block.name.clone(), block.size, Backing::SharedMemfd).map_err(|error| VmError::Memory {
                 block: block.name.clone(),
                 because: error.to_string(),
             })

@@ -37,7 +37,10 @@ impl<'a> Paused<'a> {
     ///
     /// On failure before that the guest is given back, still paused; there may be no doubt that *go* was not said. From
     /// the first byte of *go* on there is, and the guest is [`GivenAway`] whatever became of the connection.
-    pub(super) fn give_away(self, session: &mut Session<'_>) -> Result<(GivenAway<'a>, Result<(), Failure>), (Self, Failure)> {
+    pub(super) fn give_away(
+        self,
+        session: &mut Session<'_>,
+    ) -> Result<(GivenAway<'a>, Result<(), Failure>), (Self, Failure)> {
         // Between *ready* and *go* the receiver has nothing to say: what is there to be read is its end.
         if let Err(failure) = session.check_peer() {
             return Err((self, failure));

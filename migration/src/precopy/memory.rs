@@ -112,7 +112,10 @@ impl RamReceiver {
             let mut contents = vec![0; to_usize(payload.length)];
             block.ram.read(0, &mut contents)?;
             if crate::ident::ContentHash::of(&contents) != payload.hash {
-                return Err(Failure::Protocol(format!("the {} is not the one that was announced", payload.role)));
+                return Err(Failure::Protocol(format!(
+                    "the {} is not the one that was announced",
+                    payload.role
+                )));
             }
         }
         Ok(())

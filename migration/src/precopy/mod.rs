@@ -23,9 +23,9 @@
 
 mod deadlines;
 mod destination;
+mod failure;
 #[cfg(test)]
 mod fake;
-mod failure;
 mod handover;
 mod memory;
 mod message;

@@ -161,7 +161,9 @@ impl<'a> RamSender<'a> {
 
             // The common case copies in one go; where a page is tampered with, each page goes by itself.
             let tampered = |page| self.faults.on_page(block.name(), page);
-            let faults: Vec<_> = (first..first + count).filter_map(|page| Some((page, tampered(page)?))).collect();
+            let faults: Vec<_> = (first..first + count)
+                .filter_map(|page| Some((page, tampered(page)?)))
+                .collect();
             if faults.is_empty() {
                 let added = self
                     .buffer
@@ -256,11 +258,10 @@ mod tests {
 
     #[test]
     fn windows_cover_a_range_once() {
-        assert_eq!(windows(0..WINDOW * 2 + 4096).collect::<Vec<_>>(), [
-            0..WINDOW,
-            WINDOW..2 * WINDOW,
-            2 * WINDOW..2 * WINDOW + 4096
-        ]);
+        assert_eq!(
+            windows(0..WINDOW * 2 + 4096).collect::<Vec<_>>(),
+            [0..WINDOW, WINDOW..2 * WINDOW, 2 * WINDOW..2 * WINDOW + 4096]
+        );
         assert_eq!(windows(5..5).count(), 0);
     }
 

@@ -40,12 +40,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// A conversation that begins on a connection that stands.
-    pub(super) fn open(
-        channel: Channel,
-        side: Side,
-        deadlines: Deadlines,
-        faults: &'a dyn Faults,
-    ) -> Self {
+    pub(super) fn open(channel: Channel, side: Side, deadlines: Deadlines, faults: &'a dyn Faults) -> Self {
         Self {
             channel,
             walk: Walk::new(TransferKind::Precopy),
@@ -309,7 +304,11 @@ impl<'a> Session<'a> {
     fn step_to(&mut self, walk: Walk) -> Result<(), Failure> {
         let before = self.walk.phase();
         self.walk = walk;
-        if walk.phase() == before { Ok(()) } else { self.enter(walk.phase()) }
+        if walk.phase() == before {
+            Ok(())
+        } else {
+            self.enter(walk.phase())
+        }
     }
 
     fn enter(&mut self, phase: Phase) -> Result<(), Failure> {
@@ -317,8 +316,13 @@ impl<'a> Session<'a> {
         if phase == Phase::Pause {
             self.blackout_end = self.deadlines.blackout_end();
         }
-        self.channel.set_patience(self.deadlines.patience(phase, self.blackout_end));
-        let fault = if phase == Phase::Done { None } else { self.faults.on_phase(self.side, phase) };
+        self.channel
+            .set_patience(self.deadlines.patience(phase, self.blackout_end));
+        let fault = if phase == Phase::Done {
+            None
+        } else {
+            self.faults.on_phase(self.side, phase)
+        };
         match fault {
             None => Ok(()),
             Some(FaultAction::Cut) => {

@@ -113,11 +113,14 @@ pub fn send(
     gauges: &Gauges,
 ) -> Result<SendReport, SendError> {
     gauges.update(|figures| figures.began = Some(Instant::now()));
-    let channel =
-        Channel::connect(to, cancel.clone(), options.deadlines.connecting()).map_err(|error| SendError {
-            failure: if cancel.is_cancelled() { Failure::Cancelled } else { error.into() },
-            source_state: SourceState::Resumed,
-        })?;
+    let channel = Channel::connect(to, cancel.clone(), options.deadlines.connecting()).map_err(|error| SendError {
+        failure: if cancel.is_cancelled() {
+            Failure::Cancelled
+        } else {
+            error.into()
+        },
+        source_state: SourceState::Resumed,
+    })?;
     send_over(vm, channel, &to.to_string(), options, gauges)
 }
 
@@ -150,7 +153,12 @@ pub fn send_over(
             let mut report = source.report;
             report.total = began.elapsed();
             report.sent_bytes = source.session.sent();
-            report.phases = source.session.entered().iter().map(|&(phase, at)| (phase, at - began)).collect();
+            report.phases = source
+                .session
+                .entered()
+                .iter()
+                .map(|&(phase, at)| (phase, at - began))
+                .collect();
             Ok(report)
         }
         Err((failure, source_state)) => {
@@ -193,7 +201,9 @@ impl Source<'_> {
             Err(failure) => Err((paused, failure)),
         };
         let (given_away, said) = given_away.map_err(|(paused, failure)| {
-            let state = paused.resume().map_or_else(SourceState::Stuck, |()| SourceState::Resumed);
+            let state = paused
+                .resume()
+                .map_or_else(SourceState::Stuck, |()| SourceState::Resumed);
             (failure, state)
         })?;
 
@@ -215,7 +225,8 @@ impl Source<'_> {
         self.session.begin()?;
         self.note_phase();
         self.session.send_prefix()?;
-        self.session.send(RecordKind::Hello, &[&Hello::new(Side::Source, migration).to_cbor()])?;
+        self.session
+            .send(RecordKind::Hello, &[&Hello::new(Side::Source, migration).to_cbor()])?;
         self.session.receive_prefix()?;
         let answer = self.session.expect_with(RecordKind::Hello, Hello::from_cbor)?;
         if answer.role != Side::Destination || answer.migration != migration {
@@ -245,7 +256,11 @@ impl Source<'_> {
     fn rounds(&mut self) -> Result<Duration, Failure> {
         let total = self.ram.total_bytes();
         self.report.ram_bytes = total;
-        self.report.setup = self.session.entered().first().map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        self.report.setup = self
+            .session
+            .entered()
+            .first()
+            .map_or(Duration::ZERO, |(_, at)| at.elapsed());
         let setup = self.report.setup;
         self.gauges.update(|figures| {
             figures.setup = Some(setup);
@@ -265,13 +280,19 @@ impl Source<'_> {
                 self.ram.send_dirty(&mut self.session)?;
             }
             let sent = Instant::now();
-            self.session.say(RecordKind::RoundEnd, &RoundEnd {
-                round: number,
-                records: self.ram.records(),
-            })?;
+            self.session.say(
+                RecordKind::RoundEnd,
+                &RoundEnd {
+                    round: number,
+                    records: self.ram.records(),
+                },
+            )?;
             let acknowledged: RoundAck = self.session.expect(RecordKind::RoundAck)?;
             if acknowledged.round != number {
-                return Err(Failure::Protocol(format!("it acknowledged round {}", acknowledged.round)));
+                return Err(Failure::Protocol(format!(
+                    "it acknowledged round {}",
+                    acknowledged.round
+                )));
             }
             self.round_trip = self.round_trip.min(sent.elapsed());
 
@@ -310,7 +331,9 @@ impl Source<'_> {
     fn empty_the_source(&mut self, table: &SchemaTable, part: &mut Instant) -> Result<(), Failure> {
         self.note_phase();
         let mut sections = self.vm.sections()?;
-        sections.iter_mut().for_each(|section| self.options.faults.on_section(section));
+        sections
+            .iter_mut()
+            .for_each(|section| self.options.faults.on_section(section));
         let sections = encode(table, &sections)?;
         self.report.pause.save = lap(part);
 
@@ -318,10 +341,13 @@ impl Source<'_> {
         let number = self.ram.begin_round();
         self.vm.dirty_log_sync()?;
         self.ram.send_dirty(&mut self.session)?;
-        self.session.say(RecordKind::RoundEnd, &RoundEnd {
-            round: number,
-            records: self.ram.records(),
-        })?;
+        self.session.say(
+            RecordKind::RoundEnd,
+            &RoundEnd {
+                round: number,
+                records: self.ram.records(),
+            },
+        )?;
         self.report.pause.ram = lap(part);
         let round = self.ram.round();
         round.took = self.report.pause.ram;
@@ -358,7 +384,10 @@ impl Source<'_> {
 }
 
 fn encode(table: &SchemaTable, sections: &[Section]) -> Result<Vec<Vec<u8>>, Failure> {
-    sections.iter().map(|section| Ok(crate::section::encode(table, section)?)).collect()
+    sections
+        .iter()
+        .map(|section| Ok(crate::section::encode(table, section)?))
+        .collect()
 }
 
 /// The time since `from`, which is set to now.

@@ -3,7 +3,6 @@
 mod faults;
 mod hostile;
 mod moves;
-mod speed;
 
 use std::sync::Arc;
 use std::thread;

@@ -49,17 +49,33 @@ fn suffer(side: Side, phase: Phase, action: FaultAction) {
 
     let panicked = action == FaultAction::Abort;
     assert_eq!(sent.is_none(), panicked && side == Side::Source, "{case}: {sent:?}");
-    assert_eq!(received.is_none(), panicked && side == Side::Destination, "{case}: {received:?}");
+    assert_eq!(
+        received.is_none(),
+        panicked && side == Side::Destination,
+        "{case}: {received:?}"
+    );
     let standing = migration.source.standing();
     let arrived = received.and_then(Result::ok);
     match (side, phase) {
         (_, Phase::Running) => {
             let runs_there = side == Side::Source || matches!(action, FaultAction::Cut | FaultAction::Stall);
-            assert_eq!((standing, arrived.is_some()), (Standing::Undecided, runs_there), "{case}");
-            assert_eq!(migration.witness.running(), runs_there.then_some(Run::Destination), "{case}");
+            assert_eq!(
+                (standing, arrived.is_some()),
+                (Standing::Undecided, runs_there),
+                "{case}"
+            );
+            assert_eq!(
+                migration.witness.running(),
+                runs_there.then_some(Run::Destination),
+                "{case}"
+            );
             // What was kept is whole: either copy is the guest.
             if let Some(arrived) = arrived {
-                assert_eq!(differing_pages(&migration.source.ram, &arrived.vm.ram[0]), [0; 0], "{case}");
+                assert_eq!(
+                    differing_pages(&migration.source.ram, &arrived.vm.ram[0]),
+                    [0; 0],
+                    "{case}"
+                );
             }
         }
         // The receiver fails between *ready* and *go*: the source may have said *go* before it could know.
@@ -74,12 +90,18 @@ fn suffer(side: Side, phase: Phase, action: FaultAction) {
     if let Some(sent) = sent {
         let error = sent.expect_err(&case);
         match standing {
-            Standing::Undecided => assert!(matches!(error.source_state, SourceState::Undecided), "{case}: {error:?}"),
+            Standing::Undecided => assert!(
+                matches!(error.source_state, SourceState::Undecided),
+                "{case}: {error:?}"
+            ),
             _ => assert!(matches!(error.source_state, SourceState::Resumed), "{case}: {error:?}"),
         }
         // Who fails and can still speak says why.
         if (side, action) == (Side::Destination, FaultAction::Error) && phase != Phase::Go {
-            assert!(error.to_string().contains("the fault error was injected"), "{case}: {error}");
+            assert!(
+                error.to_string().contains("the fault error was injected"),
+                "{case}: {error}"
+            );
         }
     }
 }
@@ -136,7 +158,12 @@ fn either_side_can_cancel_in_every_phase_until_it_has_committed_itself() {
         let (sent, received) = (sent.expect("no panic"), received.expect("no panic"));
 
         // The source commits itself by saying *go*, the destination by saying *ready*.
-        let committed = phase >= if side == Side::Source { Phase::Running } else { Phase::Go };
+        let committed = phase
+            >= if side == Side::Source {
+                Phase::Running
+            } else {
+                Phase::Go
+            };
         let case = format!("{side:?} {phase}: {sent:?} {received:?}");
         let answer = faults.answer.lock().expect("the phase was entered");
         assert_eq!(answer.is_err(), committed, "{case}");
@@ -150,7 +177,10 @@ fn either_side_can_cancel_in_every_phase_until_it_has_committed_itself() {
         match side {
             Side::Source => assert!(matches!(error.failure, Failure::Cancelled), "{case}"),
             Side::Destination => {
-                assert!(matches!(received, Err(ReceiveError::Failed(Failure::Cancelled))), "{case}");
+                assert!(
+                    matches!(received, Err(ReceiveError::Failed(Failure::Cancelled))),
+                    "{case}"
+                );
                 assert!(matches!(error.failure, Failure::Peer(_)), "{case}");
             }
         }
@@ -159,14 +189,25 @@ fn either_side_can_cancel_in_every_phase_until_it_has_committed_itself() {
 
 #[test]
 fn damaged_pages_and_lost_dirty_bits_are_seen_in_the_guest_that_arrives() {
-    for text in ["page:drop:1/50:3", "page:zero:1/50:3", "page:swap:1/50:3", "dirty:lose:1/10:3"] {
+    for text in [
+        "page:drop:1/50:3",
+        "page:zero:1/50:3",
+        "page:swap:1/50:3",
+        "dirty:lose:1/10:3",
+    ] {
         let plan: Arc<Plan> = Arc::new(text.parse().expect("a plan"));
         let migration = Migration::of(Shape::BUSY).with_faults(&plan);
         let arrived = arrived(migration.run()).1;
         let fired: u64 = plan.fired().map(|(_, count)| count).sum();
         let bad = differing_pages(&migration.source.ram, &arrived.vm.ram[0]);
-        assert!(fired > 0 && !bad.is_empty(), "{text}: fired {fired} times, bad pages {bad:?}");
-        assert!(bad.len() <= crate::ram::to_usize(fired) * 2, "{text}: nothing else is damaged");
+        assert!(
+            fired > 0 && !bad.is_empty(),
+            "{text}: fired {fired} times, bad pages {bad:?}"
+        );
+        assert!(
+            bad.len() <= crate::ram::to_usize(fired) * 2,
+            "{text}: nothing else is damaged"
+        );
     }
 }
 

@@ -15,7 +15,10 @@ fn assert_same(migration: &Migration, arrived: &Arrived<FakeDestination>) {
     };
     assert_eq!(differing_pages(&migration.source.ram, ram), [0; 0]);
     assert!(kernel.is_readonly(), "the guest can reboot from it, and never write it");
-    assert_eq!((migration.source.standing(), migration.witness.running()), (Standing::HandedOver, Some(Run::Destination)));
+    assert_eq!(
+        (migration.source.standing(), migration.witness.running()),
+        (Standing::HandedOver, Some(Run::Destination))
+    );
 }
 
 #[test]
@@ -23,11 +26,18 @@ fn an_idle_guest_arrives_whole_in_one_round_and_a_pause_without_ram() {
     let migration = Migration::of(Shape::IDLE);
     let (report, arrived) = arrived(migration.run());
     assert_same(&migration, &arrived);
-    assert_eq!(arrived.vm.device, Some(DeviceState {
-        counter: 7,
-        armed: true
-    }));
-    let rounds: Vec<_> = report.rounds.iter().map(|round| (round.number, round.raw_pages)).collect();
+    assert_eq!(
+        arrived.vm.device,
+        Some(DeviceState {
+            counter: 7,
+            armed: true
+        })
+    );
+    let rounds: Vec<_> = report
+        .rounds
+        .iter()
+        .map(|round| (round.number, round.raw_pages))
+        .collect();
     assert_eq!(rounds, [(1, 301), (2, 0)]);
     assert_eq!(report.notes, ["fake-1.0: is a fake"]);
     assert_eq!(report.sent_bytes, arrived.report.received_bytes);
@@ -55,7 +65,11 @@ fn a_guest_that_goes_on_writing_arrives_whole_however_the_accelerator_begins_its
         assert_same(&migration, &arrived);
         let dirty = report.rounds.iter().skip(1).filter(|round| round.raw_pages > 0).count();
         assert!(dirty >= 2, "two rounds with dirty pages: {:?}", report.rounds);
-        assert!(report.rounds.iter().skip(1).any(|round| round.zero_pages > 0), "{:?}", report.rounds);
+        assert!(
+            report.rounds.iter().skip(1).any(|round| round.zero_pages > 0),
+            "{:?}",
+            report.rounds
+        );
     }
 }
 
@@ -68,7 +82,12 @@ fn memory_that_was_never_touched_is_neither_sent_nor_taken() {
     });
     let (report, arrived) = arrived(migration.run());
     assert!(report.sent_bytes < 20 * PAGE_SIZE, "{} bytes", report.sent_bytes);
-    let populated: u64 = arrived.vm.ram[0].populated_ranges().expect("known").iter().map(|r| r.end - r.start).sum();
+    let populated: u64 = arrived.vm.ram[0]
+        .populated_ranges()
+        .expect("known")
+        .iter()
+        .map(|r| r.end - r.start)
+        .sum();
     assert_eq!(populated, 10 * PAGE_SIZE);
 }
 
@@ -99,7 +118,9 @@ fn a_machine_moves_over_tcp_and_over_a_unix_socket_although_strangers_call_first
             // One hangs up, one speaks another language, one says nothing for as long as it is let.
             drop(Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener"));
             let mut browser = Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener");
-            browser.send(&[b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"]).expect("sent");
+            browser
+                .send(&[b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+                .expect("sent");
             let _silent = Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener");
 
             let mut options = migration.send.clone();
@@ -123,7 +144,10 @@ fn a_refusal_names_each_difference_on_both_sides_and_nothing_has_moved() {
         "the receiver cannot take this machine: fake-1.0: is not known here; a newer Tern is needed"
     );
     assert!(matches!(error.source_state, SourceState::Resumed));
-    assert!(matches!(received, Some(Err(ReceiveError::Failed(Failure::Refused(_))))), "{received:?}");
+    assert!(
+        matches!(received, Some(Err(ReceiveError::Failed(Failure::Refused(_))))),
+        "{received:?}"
+    );
     assert_eq!(migration.gauges.read().rounds, 0);
 }
 
@@ -164,7 +188,9 @@ fn a_guest_that_does_not_converge_is_left_running() {
 fn two_machines_in_one_process_move_in_both_directions_at_once() {
     let migrations = [Migration::of(Shape::BUSY), Migration::of(Shape::BUSY)];
     thread::scope(|scope| {
-        let running = migrations.each_ref().map(|migration| scope.spawn(move || (migration, arrived(migration.run()).1)));
+        let running = migrations
+            .each_ref()
+            .map(|migration| scope.spawn(move || (migration, arrived(migration.run()).1)));
         for migration in running {
             let (migration, arrived) = migration.join().expect("no panic");
             assert_same(migration, &arrived);
