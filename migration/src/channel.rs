@@ -111,12 +111,12 @@ impl Channel {
     /// # Errors
     ///
     /// [`ConnectError`], with the last address's answer.
-    pub fn connect(uri: &Uri, cancel: CancelToken, patience: Patience) -> Result<Self, ConnectError> {
+    pub fn connect(uri: &Uri, cancel: &CancelToken, patience: Patience) -> Result<Self, ConnectError> {
         let connected = match uri {
             Uri::File(_) => return Err(ConnectError::NotASocket(uri.clone())),
             Uri::Unix(path) => SocketAddrUnix::new(path)
                 .map_err(ChannelError::from)
-                .and_then(|address| Self::connect_one(AddressFamily::UNIX, &address, &cancel, patience)),
+                .and_then(|address| Self::connect_one(AddressFamily::UNIX, &address, cancel, patience)),
             Uri::Tcp { host, port } => {
                 let addresses = (host.as_str(), *port)
                     .to_socket_addrs()
@@ -126,7 +126,7 @@ impl Channel {
                     })?;
                 let mut answer = Err(ChannelError::Io(io::ErrorKind::NotFound.into()));
                 for address in addresses {
-                    answer = Self::connect_one(family(&address), &address, &cancel, patience);
+                    answer = Self::connect_one(family(&address), &address, cancel, patience);
                     if matches!(answer, Ok(_) | Err(ChannelError::Cancelled)) {
                         break;
                     }
@@ -490,7 +490,7 @@ mod tests {
             "unix:/nonexistent/socket".into(),
             "file:/tmp/x".into(),
         ] {
-            let error = Channel::connect(&uri.parse().expect("a URI"), token(), LONG).expect_err("nobody is there");
+            let error = Channel::connect(&uri.parse().expect("a URI"), &token(), LONG).expect_err("nobody is there");
             assert!(error.to_string().starts_with(&uri), "{error}");
         }
     }

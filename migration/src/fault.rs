@@ -22,7 +22,7 @@ pub enum FaultAction {
     Abort,
     /// The connection is cut under it.
     Cut,
-    /// It hangs: reads nothing, says nothing, and lets go when the peer hangs up or its own deadline passes.
+    /// It hangs: reads nothing and says nothing until the peer hangs up.
     Stall,
 }
 
@@ -278,7 +278,7 @@ fn zero(value: &mut Value) -> bool {
         Value::F64(value) => *value = 0.0,
         Value::Bytes(bytes) => bytes.fill(0),
         Value::Str(text) => text.clear(),
-        Value::Array(elements) => return elements.iter_mut().fold(false, |any, element| zero(element) || any),
+        Value::Array(elements) => return elements.iter_mut().map(zero).filter(|&zeroed| zeroed).count() > 0,
         Value::Option(value) => *value = None,
         Value::Struct(_) | Value::Enum(_) => return false,
     }

@@ -221,7 +221,7 @@ mod tests {
     fn port_zero_picks_one_and_reports_it() {
         for address in ["127.0.0.1", "[::1]", "localhost"] {
             let listener = Listener::bind(&uri(&format!("tcp:{address}:0")), Reach::Loopback).expect("a port");
-            let mut near = Channel::connect(listener.local_uri(), token(), PATIENCE).expect("a listener");
+            let mut near = Channel::connect(listener.local_uri(), &token(), PATIENCE).expect("a listener");
             let mut far = listener.accept(&token(), PATIENCE).expect("a connection");
             near.send(&[b"x"]).expect("a live peer");
             far.receive(&mut [0]).expect("a live peer");

@@ -172,8 +172,8 @@ fn serve<F: DestinationFactory>(
         }
     };
     gauges.update(|figures| figures.began = Some(began));
-    let (mut vm, offer, entered) = match destination.fill(header, factory) {
-        Ok(filled) => filled,
+    let Given { mut vm, offer, go } = match destination.fill(header, factory) {
+        Ok(given) => given,
         Err(failure) => {
             let failure = destination.session.ask_why(failure);
             destination.session.give_up(&failure);
@@ -181,7 +181,7 @@ fn serve<F: DestinationFactory>(
         }
     };
 
-    match destination.run(&mut vm, entered) {
+    match destination.run(&mut vm, go) {
         Ok(told) => {
             let mut report = destination.report;
             report.total = began.elapsed();
@@ -204,6 +204,14 @@ fn serve<F: DestinationFactory>(
             Err(Ended::Committed(ReceiveError::CannotRun(failure)))
         }
     }
+}
+
+/// A machine that this side owns from now on.
+struct Given<V> {
+    vm: V,
+    offer: Offer,
+    /// What happened once *go* was there; it takes nothing back.
+    go: Result<(), Failure>,
 }
 
 struct Destination<'a> {
@@ -229,13 +237,8 @@ impl Destination<'_> {
         self.session.expect_with(RecordKind::Header, Header::from_cbor)
     }
 
-    /// Everything until *go* has come: builds the machine, fills it and loads it. The last of what it returns says what
-    /// happened once *go* was there, which takes nothing back.
-    fn fill<F: DestinationFactory>(
-        &mut self,
-        header: Header,
-        factory: &F,
-    ) -> Result<(F::Vm, Offer, Result<(), Failure>), Failure> {
+    /// Everything until *go* has come: builds the machine, fills it and loads it.
+    fn fill<F: DestinationFactory>(&mut self, header: Header, factory: &F) -> Result<Given<F::Vm>, Failure> {
         self.note_phase();
         let table = self.session.expect_with(RecordKind::Schemas, SchemaTable::from_cbor)?;
         let manifest = self.session.expect_with(RecordKind::Manifest, Manifest::from_cbor)?;
@@ -244,6 +247,7 @@ impl Destination<'_> {
             recipe: manifest.recipe,
             inventory: manifest.inventory,
             schemas: table.to_sections(),
+            parent: None,
         };
         let (mut vm, mut ram) = self.preflight(factory, &offer)?;
         self.rounds(&mut ram, &offer)?;
@@ -266,7 +270,7 @@ impl Destination<'_> {
 
         let go = self.session.expect_with(RecordKind::Go, |_| Ok(()));
         if self.session.phase() == Phase::Running {
-            Ok((vm, offer, go))
+            Ok(Given { vm, offer, go })
         } else {
             Err(go.err().unwrap_or(Failure::Cancelled))
         }
@@ -351,12 +355,8 @@ impl Destination<'_> {
     }
 
     /// *Go* has come: runs the machine whatever has become of the connection, and tells the source.
-    fn run(
-        &mut self,
-        vm: &mut impl DestinationVm,
-        entered: Result<(), Failure>,
-    ) -> Result<Result<(), Failure>, Failure> {
-        if let Err(injected @ Failure::Injected { .. }) = entered {
+    fn run(&mut self, vm: &mut impl DestinationVm, go: Result<(), Failure>) -> Result<Result<(), Failure>, Failure> {
+        if let Err(injected @ Failure::Injected { .. }) = go {
             return Err(injected);
         }
         let resuming = Instant::now();

@@ -62,7 +62,7 @@ pub enum SourceState {
     /// It is as it was before the migration: running, if it ran.
     Resumed,
     /// It could not be resumed after the pause. No other side has it.
-    Stuck(VmError),
+    Stuck(Box<VmError>),
     /// The receiver was told to run it and did not say that it does: it is kept paused and whole, until its user
     /// resolves which side has it.
     Undecided,
@@ -113,7 +113,7 @@ pub fn send(
     gauges: &Gauges,
 ) -> Result<SendReport, SendError> {
     gauges.update(|figures| figures.began = Some(Instant::now()));
-    let channel = Channel::connect(to, cancel.clone(), options.deadlines.connecting()).map_err(|error| SendError {
+    let channel = Channel::connect(to, cancel, options.deadlines.connecting()).map_err(|error| SendError {
         failure: if cancel.is_cancelled() {
             Failure::Cancelled
         } else {
@@ -203,7 +203,7 @@ impl Source<'_> {
         let (given_away, said) = given_away.map_err(|(paused, failure)| {
             let state = paused
                 .resume()
-                .map_or_else(SourceState::Stuck, |()| SourceState::Resumed);
+                .map_or_else(|error| SourceState::Stuck(error.into()), |()| SourceState::Resumed);
             (failure, state)
         })?;
 

@@ -116,12 +116,12 @@ fn a_machine_moves_over_tcp_and_over_a_unix_socket_although_strangers_call_first
             let receiving = scope
                 .spawn(|| receiver.accept(&migration.factory, &migration.receive, receivers_cancel, &Gauges::new()));
             // One hangs up, one speaks another language, one says nothing for as long as it is let.
-            drop(Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener"));
-            let mut browser = Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener");
+            drop(Channel::connect(&to, cancel, PATIENCE).expect("a listener"));
+            let mut browser = Channel::connect(&to, cancel, PATIENCE).expect("a listener");
             browser
                 .send(&[b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
                 .expect("sent");
-            let _silent = Channel::connect(&to, cancel.clone(), PATIENCE).expect("a listener");
+            let _silent = Channel::connect(&to, cancel, PATIENCE).expect("a listener");
 
             let mut options = migration.send.clone();
             options.deadlines.hello = Duration::from_secs(20);
