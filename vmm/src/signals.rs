@@ -16,7 +16,7 @@ use std::{
 };
 
 use libc::c_int;
-use vmm_sys_util::signal::{block_signal, create_sigset};
+use vmm_sys_util::signal::create_sigset;
 
 /// The signals that ask a VMM to end.
 const ENDING: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
@@ -47,7 +47,6 @@ impl SignalFd {
         let mut wanted = Vec::with_capacity(ENDING.len());
         for signal in ENDING {
             if !is_ignored(signal)? {
-                block_signal(signal).map_err(|error| io::Error::other(format!("signal {signal}: {error:?}")))?;
                 wanted.push(signal);
             }
         }
@@ -55,6 +54,11 @@ impl SignalFd {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 
         let set = create_sigset(&wanted)?;
+        // SAFETY: `set` is an initialised signal set that lives through the call; the old mask is not asked for.
+        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
         // SAFETY: `set` is an initialised signal set that lives through the call; -1 asks for a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {

@@ -1,2 +1,7 @@
-//! vm
-fn main() {}
+//! The `vm` command. Everything that it does is in [`vmm::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmm::cli::main()
+}

@@ -1,6 +1,6 @@
 //! The back end of a guest's console: standard input and output, a unix socket, or nothing.
 //!
-//! A [`Console`] is a [`CharSink`] for the guest's serial port. Output is written at once, by the vCPU that made it, as long as
+//! A [`Console`] gives a [`CharSink`] for the guest's serial port. Output is written at once, by the vCPU that made it, as long as
 //! the other side takes it without waiting; what it does not take goes into a bounded queue that the event loop drains, and beyond that the
 //! device is told that there is no room. So neither a stopped terminal nor a slow reader ever holds a vCPU. Input is read by the
 //! event loop, and only as much as the guest takes.
@@ -54,7 +54,7 @@ pub enum ConsoleError {
     Stdio(#[source] io::Error),
 }
 
-/// An open console. Give [`Console::sink`] to the device, and the device to [`Console::attach`].
+/// An open console: its end towards the host. [`Console::handle`] is the end towards the guest.
 pub struct Console {
     shared: Arc<Shared>,
     terminal: Option<RawTerminal>,
@@ -96,32 +96,16 @@ impl Console {
         Ok(Self { shared, terminal })
     }
 
-    /// What the device writes to.
+    /// The end towards the guest.
     #[must_use]
-    pub fn sink(&self) -> Arc<dyn CharSink> {
-        Arc::clone(&self.shared) as Arc<dyn CharSink>
+    pub fn handle(&self) -> ConsoleHandle {
+        ConsoleHandle(Arc::clone(&self.shared))
     }
 
     /// Whether the user sits at a terminal that is raw now.
     #[must_use]
     pub fn has_terminal(&self) -> bool {
         self.terminal.is_some()
-    }
-
-    /// Begins to feed input to `frontend`. `leave` is called when the user presses the leave key. Once per console; later calls are ignored.
-    pub fn attach(&self, frontend: Arc<dyn CharFrontend>, leave: impl Fn() + Send + Sync + 'static) {
-        if self
-            .shared
-            .guest
-            .set(Guest {
-                frontend,
-                leave: Box::new(leave),
-            })
-            .is_ok()
-        {
-            self.shared
-                .on_loop(|shared, event_loop| shared.pump_input(event_loop, NOT_READY));
-        }
     }
 
     /// Writes out what is queued, as long as the other side takes something every now and then; then restores the terminal.
@@ -136,6 +120,35 @@ impl std::fmt::Debug for Console {
         f.debug_struct("Console")
             .field("terminal", &self.terminal)
             .finish_non_exhaustive()
+    }
+}
+
+/// A console's end towards the guest, for any thread: give [`ConsoleHandle::sink`] to the device, and the device to
+/// [`ConsoleHandle::attach`].
+#[derive(Clone)]
+pub struct ConsoleHandle(Arc<Shared>);
+
+impl ConsoleHandle {
+    /// What the device writes to.
+    #[must_use]
+    pub fn sink(&self) -> Arc<dyn CharSink> {
+        Arc::clone(&self.0) as Arc<dyn CharSink>
+    }
+
+    /// Begins to feed input to `frontend`. `leave` is called on the loop when the user presses the leave key. Once per console; later calls
+    /// are ignored.
+    pub fn attach(&self, frontend: Arc<dyn CharFrontend>, leave: impl Fn() + Send + Sync + 'static) {
+        let leave = Box::new(leave);
+        if self.0.guest.set(Guest { frontend, leave }).is_ok() {
+            self.0
+                .on_loop(|shared, event_loop| shared.pump_input(event_loop, NOT_READY));
+        }
+    }
+}
+
+impl std::fmt::Debug for ConsoleHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConsoleHandle")
     }
 }
 
@@ -375,7 +388,9 @@ mod tests {
                 room: Mutex::new(room),
                 ..Device::default()
             });
-            console.attach(Arc::clone(&device) as Arc<dyn CharFrontend>, || {});
+            console
+                .handle()
+                .attach(Arc::clone(&device) as Arc<dyn CharFrontend>, || {});
             let handle = event_loop.handle();
             let thread = std::thread::spawn(move || event_loop.run().expect("the loop runs"));
             Self {
@@ -407,11 +422,11 @@ mod tests {
         let dir = TempDir::new();
         let path = dir.path().join("console");
         let served = Served::at(&path, 16);
-        assert_eq!(served.console.sink().try_write(b"early "), 6);
+        assert_eq!(served.console.handle().sink().try_write(b"early "), 6);
         let mut client = UnixStream::connect(&path).expect("somebody listens");
         let mut got = [0; 6];
         client.read_exact(&mut got).expect("the early output");
-        assert_eq!(served.console.sink().try_write(b"late"), 4);
+        assert_eq!(served.console.handle().sink().try_write(b"late"), 4);
         let mut got = [0; 4];
         client.read_exact(&mut got).expect("the late output");
         assert_eq!(&got, b"late");
@@ -429,7 +444,7 @@ mod tests {
             served.console.shared.input_waits.load(Ordering::SeqCst)
         });
         *served.device.room.lock() = 100;
-        served.console.sink().input_room();
+        served.console.handle().sink().input_room();
         served.wait("the rest", |device| *device.received.lock() == b"abcdefgh");
     }
 
@@ -445,7 +460,7 @@ mod tests {
         second.write_all(b"2").expect("room in the socket");
         drop(first);
         served.wait("the second client", |device| *device.received.lock() == b"12");
-        served.console.sink().try_write(b"x");
+        served.console.handle().sink().try_write(b"x");
         second.read_exact(&mut [0]).expect("output goes to the second");
     }
 
@@ -462,10 +477,10 @@ mod tests {
         drop(first);
         let mut second = UnixStream::connect(&path).expect("the queue has room");
         second.write_all(b"2").expect("room in the socket");
-        served.console.sink().try_write(b"x");
+        served.console.handle().sink().try_write(b"x");
         second.read_exact(&mut [0]).expect("output goes to the second");
         *served.device.room.lock() = 100;
-        served.console.sink().input_room();
+        served.console.handle().sink().input_room();
         served.wait("both inputs", |device| *device.received.lock() == b"12");
     }
 
@@ -479,7 +494,7 @@ mod tests {
         served.wait("the client", |device| *device.received.lock() == b"1");
         let mut sent = 0;
         loop {
-            let taken = served.console.sink().try_write(&[b'x'; 10_000]);
+            let taken = served.console.handle().sink().try_write(&[b'x'; 10_000]);
             sent += taken;
             if taken == 0 {
                 break;

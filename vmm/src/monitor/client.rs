@@ -46,7 +46,7 @@ pub enum ClientError {
     #[error("the VM has closed the connection")]
     Closed,
     /// No answer came.
-    #[error("the VM has not answered within {} seconds", PATIENCE.as_secs())]
+    #[error("the VM has not answered in time")]
     TimedOut,
     /// What came is not QMP.
     #[error("what the VM sent is not QMP: {0}")]
@@ -63,6 +63,7 @@ pub struct Client {
     received: Vec<u8>,
     events: VecDeque<Value>,
     next_id: u64,
+    patience: Duration,
 }
 
 impl Client {
@@ -72,6 +73,15 @@ impl Client {
     ///
     /// See [`ClientError`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        Self::connect_within(path, PATIENCE)
+    }
+
+    /// As [`Self::connect`], to a VM that may take so long for each answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NobodyThere { path: path.to_owned() },
             _ => ClientError::Connect {
@@ -79,12 +89,13 @@ impl Client {
                 error,
             },
         })?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(ClientError::Io)?;
+        stream.set_write_timeout(Some(patience)).map_err(ClientError::Io)?;
         let mut this = Self {
             stream,
             received: Vec::new(),
             events: VecDeque::new(),
             next_id: 0,
+            patience,
         };
         let greeting = this
             .next_message(Instant::now() + PATIENCE)?
@@ -115,7 +126,7 @@ impl Client {
                 ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => ClientError::Closed,
                 _ => ClientError::Io(error),
             })?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let mut message = self.next_message(deadline)?.ok_or(ClientError::TimedOut)?;
             if message.get("event").is_some() {

@@ -128,8 +128,8 @@ pub fn version() -> Value {
     })
 }
 
-/// An event as clients are told it, or `None` for one that is not for them.
-pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
+/// An event as clients are told it, or `None` for one that is not for them. `migration` goes along with the end of one.
+pub(super) fn event(event: &Event, at: SystemTime, migration: Option<Value>) -> Option<Vec<u8>> {
     let (name, data) = match event {
         Event::Stop => ("STOP", None),
         Event::Resume => ("RESUME", None),
@@ -142,7 +142,13 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
             Some(json!({ "guest": reason.by_guest(), "reason": reason.qmp_name() })),
         ),
         Event::GuestPanicked { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
-        Event::Migration(status) => ("MIGRATION", Some(json!({ "status": status.qmp_name() }))),
+        Event::Migration(status) => {
+            let mut data = json!({ "status": status.qmp_name() });
+            if let Some(migration) = migration {
+                data["x-tern-result"] = migration;
+            }
+            ("MIGRATION", Some(data))
+        }
         Event::Ended => return None,
     };
     // A clock before 1970 is nobody's.
@@ -233,7 +239,8 @@ mod tests {
     #[test]
     fn events_have_qemus_names_data_and_timestamps() {
         let at = UNIX_EPOCH + Duration::from_micros(5_000_007);
-        let read = |what| -> Value { serde_json::from_slice(&event(&what, at).expect("for clients")).expect("JSON") };
+        let read =
+            |what| -> Value { serde_json::from_slice(&event(&what, at, None).expect("for clients")).expect("JSON") };
         assert_eq!(
             read(Event::Shutdown(ShutdownReason::GuestShutdown)),
             json!({ "event": "SHUTDOWN", "data": { "guest": true, "reason": "guest-shutdown" }, "timestamp": { "seconds": 5, "microseconds": 7 } })
@@ -243,6 +250,6 @@ mod tests {
             json!({ "status": "completed" })
         );
         assert_eq!(read(Event::Stop).get("data"), None);
-        assert_eq!(event(&Event::Ended, at), None);
+        assert_eq!(event(&Event::Ended, at, None), None);
     }
 }

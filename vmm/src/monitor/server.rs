@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::{
-    qmp,
+    qmp, replies,
     session::{Next, Session},
 };
 use crate::{
@@ -120,12 +120,16 @@ struct Sink(Weak<Shared>);
 impl EventSink for Sink {
     fn event(&self, event: &Event) {
         let Some(shared) = self.0.upgrade() else { return };
-        let Some(line) = qmp::event(event, SystemTime::now()) else {
-            return;
-        };
-        let this = Weak::clone(&self.0);
+        let (this, event, at) = (Weak::clone(&self.0), event.clone(), SystemTime::now());
         shared.event_loop.defer(move |event_loop| {
-            if let Some(this) = this.upgrade() {
+            let Some(this) = this.upgrade() else { return };
+            // How it went goes along with the news that it is over: where the guest has been handed over, this process ends
+            // before anybody could ask.
+            let result = match event {
+                Event::Migration(status) if status.is_final() => Some(replies::migration(&this.vm.query_migrate())),
+                _ => None,
+            };
+            if let Some(line) = qmp::event(&event, at, result) {
                 this.broadcast(event_loop, &line);
             }
         });
@@ -496,6 +500,7 @@ mod tests {
         let served = Served::new();
         let mut client = served.client();
         let vm = Arc::clone(&served.vm);
+        vm.migration.lock().to = Some("tcp:h:1".into());
         served.event_loop.defer(move |event_loop| {
             vm.hub.publish(&Event::Migration(MigrationStatus::Completed));
             vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
@@ -507,5 +512,6 @@ mod tests {
             .expect("still connected")
             .expect("in time");
         assert_eq!(event["data"]["status"], "completed");
+        assert_eq!(event["data"]["x-tern-result"]["x-tern-to"], "tcp:h:1");
     }
 }

@@ -1,0 +1,143 @@
+//! Everything that a command can fail of, as a sentence for its user.
+
+use std::{io, path::PathBuf};
+
+use super::exit::Exit;
+use crate::{
+    console::ConsoleError,
+    monitor::{
+        client::ClientError,
+        place::{PlaceError, VmAddress, VmName},
+    },
+    unix_socket::SocketError,
+};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// No such VM runs.
+    #[error("there is no VM {0}; \"vm ps\" lists those that there are")]
+    NoSuchVm(VmAddress),
+    /// A VM could not be talked to, or refused.
+    #[error("{address}: {error}")]
+    Vm {
+        /// The VM.
+        address: VmAddress,
+        /// Why.
+        #[source]
+        error: ClientError,
+    },
+    /// The VM has no place for its socket.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The control socket could not be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The console could not be opened.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The process could not set itself up.
+    #[error("cannot set up the process: {0}")]
+    Process(#[source] io::Error),
+    /// A file that the user named.
+    #[error("cannot {action} {path:?}: {error}")]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The VM could not be started, restored or made ready to receive.
+    #[error("{0}")]
+    Start(String),
+    /// A VM in the foreground could not go on.
+    #[error("{name} has ended: {why}")]
+    VmFailed {
+        /// The VM.
+        name: VmName,
+        /// What happened.
+        why: String,
+    },
+    /// A migration or snapshot came to nothing.
+    #[error("{what} failed: {why}; the guest is where it was")]
+    NotMoved {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        why: String,
+    },
+    /// The guest was handed over and never heard of.
+    #[error(
+        "the guest was handed over, and the receiver never said that it runs: {why}; find out which side has it, and then \"vm resolve {address} --resume\" to run it here or \"vm resolve {address} --discard\" to drop it here"
+    )]
+    Undecided {
+        /// The VM here.
+        address: VmAddress,
+        /// What happened.
+        why: String,
+    },
+    /// The demonstration did not go as it should.
+    #[error("the demonstration failed while {step}: {why}")]
+    Demo {
+        /// What was under way.
+        step: String,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl CliError {
+    /// An error in talking to the VM at `address`.
+    pub(super) fn of_vm(address: &VmAddress, error: ClientError) -> Self {
+        match error {
+            ClientError::NobodyThere { .. } => Self::NoSuchVm(address.clone()),
+            error => Self::Vm {
+                address: address.clone(),
+                error,
+            },
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> Exit {
+        match self {
+            Self::NoSuchVm(_) => Exit::NoSuchVm,
+            Self::NotMoved { .. } => Exit::NotMoved,
+            Self::Undecided { .. } => Exit::Undecided,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_not_there_is_told_with_the_remedy_and_its_own_code() {
+        let address: VmAddress = "a".parse().expect("a name");
+        let error = CliError::of_vm(&address, ClientError::NobodyThere { path: "/x".into() });
+        assert_eq!(
+            error.to_string(),
+            "there is no VM a; \"vm ps\" lists those that there are"
+        );
+        assert_eq!(error.exit_code().code(), 3);
+    }
+
+    #[test]
+    fn an_undecided_hand_over_names_both_ways_out() {
+        let error = CliError::Undecided {
+            address: "a".parse().expect("a name"),
+            why: "the wire was cut".into(),
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("vm resolve a --resume") && text.contains("vm resolve a --discard"),
+            "{text}"
+        );
+        assert_eq!(error.exit_code().code(), 5);
+    }
+}

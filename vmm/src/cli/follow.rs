@@ -1,0 +1,222 @@
+//! Talking to a running VM, and following a migration or snapshot until it is over.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{error::CliError, messages::Messages, values::Size};
+use crate::{
+    control::MigrationStatus,
+    monitor::{
+        client::{Client, ClientError},
+        place::VmAddress,
+    },
+};
+
+/// Progress is looked at so often.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A running VM, as a command talks to it.
+pub(super) struct Talk {
+    address: VmAddress,
+    client: Client,
+}
+
+impl Talk {
+    /// Connects to a running VM.
+    pub(super) fn to(address: &VmAddress) -> Result<Self, CliError> {
+        let client = Client::connect(&address.socket()?).map_err(|error| CliError::of_vm(address, error))?;
+        Ok(Self {
+            address: address.clone(),
+            client,
+        })
+    }
+
+    /// Has the VM do something.
+    pub(super) fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, CliError> {
+        self.client
+            .execute(command, arguments)
+            .map_err(|error| CliError::of_vm(&self.address, error))
+    }
+
+    /// Waits for the VM's process to let go of the connection.
+    pub(super) fn wait_for_the_end(self, patience: Duration) -> bool {
+        self.client.wait_for_the_end(patience)
+    }
+
+    /// Starts a migration or snapshot with `command` and waits until it is over. Returns what "query-migrate" says in the end, which is
+    /// that it completed.
+    pub(super) fn follow(
+        &mut self,
+        what: &str,
+        command: &str,
+        arguments: Value,
+        messages: Messages,
+    ) -> Result<Value, CliError> {
+        self.ask(command, arguments)?;
+        let result = self.wait_until_over(what, messages);
+        messages.end_progress();
+        self.judge(what, result?)
+    }
+
+    fn wait_until_over(&mut self, what: &str, messages: Messages) -> Result<Value, CliError> {
+        loop {
+            match self.client.next_event(LOOK) {
+                Ok(Some(mut event)) => {
+                    // The end comes with the account of it: where the guest has gone, the process goes too, and cannot be asked.
+                    let result = event["data"]["x-tern-result"].take();
+                    if event["event"] == "MIGRATION" && status_of(&result).is_final() {
+                        return Ok(result);
+                    }
+                }
+                Ok(None) => {
+                    let state = self.ask("query-migrate", json!({}))?;
+                    if status_of(&state).is_final() {
+                        return Ok(state);
+                    }
+                    messages.progress(progress(what, &state));
+                }
+                Err(ClientError::Closed) => {
+                    let why = "its process ended before it said how it went";
+                    return Err(CliError::Start(format!("{what}: {why}")));
+                }
+                Err(error) => return Err(CliError::of_vm(&self.address, error)),
+            }
+        }
+    }
+
+    fn judge(&self, what: &str, state: Value) -> Result<Value, CliError> {
+        let why = || state["error-desc"].as_str().unwrap_or("no reason was given").to_owned();
+        let what = what.to_owned();
+        match status_of(&state) {
+            MigrationStatus::Completed => Ok(state),
+            MigrationStatus::Undecided => Err(CliError::Undecided {
+                address: self.address.clone(),
+                why: why(),
+            }),
+            MigrationStatus::Cancelled => Err(CliError::NotMoved {
+                what,
+                why: "it was cancelled".into(),
+            }),
+            _ => Err(CliError::NotMoved { what, why: why() }),
+        }
+    }
+}
+
+/// The status in an answer to "query-migrate".
+fn status_of(state: &Value) -> MigrationStatus {
+    state["status"]
+        .as_str()
+        .and_then(MigrationStatus::from_qmp_name)
+        .unwrap_or_default()
+}
+
+fn progress(what: &str, state: &Value) -> String {
+    let bytes = |name: &str| Size(state["ram"][name].as_u64().unwrap_or_default());
+    match state["ram"]["dirty-sync-count"].as_u64() {
+        Some(round) if round > 0 => format!(
+            "{what}: round {round}, {} of {} sent, {} left",
+            bytes("transferred"),
+            bytes("total"),
+            bytes("remaining")
+        ),
+        _ => format!("{what}: {}", status_of(state).qmp_name()),
+    }
+}
+
+/// Microseconds as people read them.
+pub(super) fn millis(microseconds: u64) -> String {
+    format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::{Control, Ending, Event, MigrationInfo},
+        event_loop::EventLoop,
+        fake_vm::FakeVm,
+        monitor::MonitorServer,
+        test_support::TempDir,
+        unix_socket::PrivateListener,
+    };
+    use std::sync::Arc;
+
+    /// What a command sees that follows a migration which ends like this.
+    fn follow(status: MigrationStatus, with_event: bool, then_ends: bool) -> Result<Value, CliError> {
+        let dir = TempDir::new();
+        let path = dir.path().join("s");
+        let vm = Arc::new(FakeVm::default());
+        let control: Arc<dyn Control> = vm.clone();
+        let mut event_loop = EventLoop::new().expect("an event loop");
+        let listener = PrivateListener::bind(&path).expect("a fresh path");
+        let server = MonitorServer::start(listener, &control, &mut event_loop).expect("a sound socket");
+        let handle = event_loop.handle();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                event_loop.run().expect("the loop runs");
+                server.finish();
+            });
+            let talking = scope.spawn(move || {
+                let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
+                talk.follow(
+                    "the migration",
+                    "migrate",
+                    json!({ "uri": "tcp:h:1" }),
+                    Messages::new(true),
+                )
+            });
+            while vm.asked().is_empty() {
+                std::thread::yield_now();
+            }
+            let error = Some("the wire was cut".to_owned());
+            *vm.migration.lock() = MigrationInfo {
+                status,
+                error,
+                ..MigrationInfo::default()
+            };
+            if with_event {
+                vm.hub.publish(&Event::Migration(status));
+            }
+            if then_ends {
+                vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
+                handle.defer(EventLoop::leave);
+            }
+            let result = talking.join().expect("no panic");
+            handle.defer(EventLoop::leave);
+            result
+        })
+    }
+
+    #[test]
+    fn a_completed_migration_is_seen_although_the_process_ends_at_once() {
+        let state = follow(MigrationStatus::Completed, true, true).expect("completed");
+        assert_eq!(state["status"], "completed");
+    }
+
+    #[test]
+    fn an_end_without_an_event_is_found_by_asking() {
+        assert!(follow(MigrationStatus::Completed, false, false).is_ok());
+    }
+
+    #[test]
+    fn a_failure_is_told_with_the_vms_reason() {
+        let error = follow(MigrationStatus::Failed, true, false).expect_err("failed");
+        assert_eq!(
+            error.to_string(),
+            "the migration failed: the wire was cut; the guest is where it was"
+        );
+        assert_eq!(error.exit_code().code(), 4);
+    }
+
+    #[test]
+    fn an_undecided_hand_over_is_no_plain_failure() {
+        let error = follow(MigrationStatus::Undecided, true, false).expect_err("undecided");
+        assert_eq!(error.exit_code().code(), 5);
+    }
+
+    #[test]
+    fn a_process_that_vanishes_is_no_success() {
+        assert!(follow(MigrationStatus::Active, false, true).is_err());
+    }
+}

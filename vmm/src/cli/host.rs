@@ -1,0 +1,263 @@
+//! Holding a VM in the foreground: console, signals, monitor, event loop, and the end.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{error::CliError, exit::Exit, messages::Messages};
+use crate::{
+    console::{Console, ConsoleHandle, ConsoleSpec},
+    control::{Control, Ending, Event, EventSink, ShutdownReason},
+    event_loop::{EventLoop, Interest, LoopHandle},
+    monitor::{
+        MonitorServer,
+        place::{Place, VmName},
+    },
+    signals::SignalFd,
+    unix_socket::PrivateListener,
+};
+
+/// What the user may say about the host's side of a VM.
+#[derive(Args, Clone, Debug)]
+pub struct HostArgs {
+    /// What the VM is called; else vm-PID.
+    #[arg(long, value_name = "NAME")]
+    name: Option<VmName>,
+    /// The guest's console: stdio, unix:PATH or null.
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    console: ConsoleSpec,
+    /// Where the control socket is; else NAME.sock in $XDG_RUNTIME_DIR/tern (/run/tern for root).
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+/// Everything around a VM that is about to be made.
+///
+/// What can fail for reasons of the user's is done by [`Foreground::prepare`], before there is a guest; [`Foreground::serve`] only
+/// watches.
+#[derive(Debug)]
+pub struct Foreground {
+    // In the order in which they have to go: the console first, which restores the terminal, and the name last.
+    console: Console,
+    event_loop: EventLoop,
+    signals: SignalFd,
+    listener: PrivateListener,
+    place: Place,
+    name: VmName,
+    named_by_user: bool,
+    messages: Messages,
+}
+
+impl Foreground {
+    /// Blocks signals, takes the VM's name, opens its control socket and its console. To be called before the first thread is started.
+    ///
+    /// # Errors
+    ///
+    /// The name or the address is taken, or the console cannot be had.
+    pub fn prepare(args: &HostArgs, messages: Messages) -> Result<Self, CliError> {
+        let signals = SignalFd::block().map_err(CliError::Process)?;
+        let name = args.name.clone().unwrap_or_else(VmName::of_this_process);
+        let place = Place::claim(&name, args.control.as_deref())?;
+        let listener = place.listen()?;
+        let mut event_loop = EventLoop::new().map_err(CliError::Process)?;
+        let console = Console::open(&args.console, &mut event_loop)?;
+        let named_by_user = args.name.is_some();
+        Ok(Self {
+            console,
+            event_loop,
+            signals,
+            listener,
+            place,
+            name,
+            named_by_user,
+            messages,
+        })
+    }
+
+    /// What the VM is called.
+    #[must_use]
+    pub fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// The console's end towards the guest.
+    #[must_use]
+    pub fn console(&self) -> ConsoleHandle {
+        self.console.handle()
+    }
+
+    /// A way to have work done by the loop that [`Self::serve`] will run.
+    #[must_use]
+    pub fn event_loop(&self) -> LoopHandle {
+        self.event_loop.handle()
+    }
+
+    pub(super) fn messages(&self) -> Messages {
+        self.messages
+    }
+
+    /// Serves the VM until it has ended, and says how that came.
+    ///
+    /// # Errors
+    ///
+    /// The VM failed, or the process could not serve it.
+    pub fn serve(self, vm: &Arc<dyn Control>) -> Result<u8, CliError> {
+        let Self {
+            console,
+            mut event_loop,
+            signals,
+            listener,
+            place,
+            name,
+            named_by_user,
+            messages,
+        } = self;
+        if messages.is_json() || console.has_terminal() || !named_by_user {
+            let hint = if console.has_terminal() {
+                "; Ctrl-A X leaves it"
+            } else {
+                ""
+            };
+            let fields = json!({ "name": name.as_str(), "control": place.socket(), "pid": std::process::id() });
+            messages.news("started", format_args!("this VM is called {name}{hint}"), fields);
+        }
+
+        vm.subscribe(Arc::new(LeaveAtTheEnd(event_loop.handle())));
+        if vm.ending().is_some() {
+            // It ended before anybody was told.
+            event_loop.leave();
+        }
+        let monitor = MonitorServer::start(listener, vm, &mut event_loop).map_err(CliError::Process)?;
+        let signalled = Arc::clone(vm);
+        let fd = signals.fd();
+        let quit_on_signals = move |_: &mut EventLoop, _| {
+            while let Some(number) = signals.next() {
+                signalled.quit(ShutdownReason::HostSignal(number));
+            }
+        };
+        event_loop
+            .watch(fd, Interest::Read, quit_on_signals)
+            .map_err(CliError::Process)?;
+        event_loop.run().map_err(CliError::Process)?;
+
+        monitor.finish();
+        console.finish();
+        drop(place);
+        conclude(&vm.ending().unwrap_or(Ending::GuestShutdown), &name, messages)
+    }
+}
+
+/// Has the loop return when the VM has ended, behind all events that came before.
+struct LeaveAtTheEnd(LoopHandle);
+
+impl EventSink for LeaveAtTheEnd {
+    fn event(&self, event: &Event) {
+        if *event == Event::Ended {
+            self.0.defer(EventLoop::leave);
+        }
+    }
+}
+
+/// Says how the VM ended, as far as its user has not caused it and does not see it.
+fn conclude(ending: &Ending, name: &VmName, messages: Messages) -> Result<u8, CliError> {
+    let exit = Exit::from(ending);
+    let (how, text) = match ending {
+        Ending::Failed(why) => {
+            return Err(CliError::VmFailed {
+                name: name.clone(),
+                why: why.clone(),
+            });
+        }
+        Ending::HandedOver { to } => ("handed-over", Some(format!("{name} runs at {to} now"))),
+        Ending::Discarded => ("discarded", Some(format!("{name} was dropped here, as you decided"))),
+        Ending::Quit(_) => ("quit", None),
+        Ending::GuestExit(_) => ("guest-exit", None),
+        Ending::GuestShutdown => ("guest-shutdown", None),
+    };
+    if messages.is_json() || text.is_some() {
+        let mut fields = json!({ "name": name.as_str(), "how": how, "exit-code": exit.code() });
+        if let Ending::HandedOver { to } = ending {
+            fields["to"] = to.as_str().into();
+        }
+        messages.news("ended", text.unwrap_or_default(), fields);
+    }
+    Ok(exit.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fake_vm::FakeVm, monitor::client::Client, test_support::TempDir};
+    use std::sync::mpsc;
+
+    fn foreground(dir: &TempDir) -> Foreground {
+        let args = HostArgs {
+            name: None,
+            console: ConsoleSpec::Null,
+            control: Some(dir.path().join("s")),
+        };
+        Foreground::prepare(&args, Messages::new(false)).expect("a free place")
+    }
+
+    /// Serves a fake VM that `then` does something to, in a thread of its own, because signals are blocked in it.
+    fn serve(then: impl FnOnce(&FakeVm, PathBuf) + Send) -> (Result<u8, CliError>, TempDir) {
+        let dir = TempDir::new();
+        let vm = Arc::new(FakeVm::default());
+        let control: Arc<dyn Control> = vm.clone();
+        let (ready, prepared) = mpsc::channel();
+        let result = std::thread::scope(|scope| {
+            let dir = &dir;
+            let served = scope.spawn(move || {
+                let foreground = foreground(dir);
+                ready.send(()).expect("the test waits");
+                foreground.serve(&control)
+            });
+            prepared.recv().expect("the foreground is prepared");
+            then(&vm, dir.path().join("s"));
+            served.join().expect("no panic")
+        });
+        (result, dir)
+    }
+
+    #[test]
+    fn the_guests_value_is_the_exit_code_and_nothing_is_left_behind() {
+        let (result, dir) = serve(|vm, _| vm.end(Ending::GuestExit(7)));
+        assert_eq!(result.expect("served"), 7);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn the_monitor_answers_and_ends_it() {
+        let (result, _) = serve(|_, socket| {
+            let mut client = Client::connect(&socket).expect("the monitor answers");
+            client.execute("quit", json!({})).expect("answered");
+        });
+        assert_eq!(result.expect("served"), 0);
+    }
+
+    #[test]
+    fn a_vm_that_failed_is_an_error_with_its_name() {
+        let (result, _) = serve(|vm, _| vm.end(Ending::Failed("KVM gave up".into())));
+        let error = result.expect_err("failed");
+        assert!(error.to_string().contains("KVM gave up"), "{error}");
+        assert_eq!(error.exit_code().code(), 1);
+    }
+
+    #[test]
+    fn a_place_that_is_taken_is_refused_before_there_is_a_guest() {
+        let dir = TempDir::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _first = foreground(&dir);
+                let args = HostArgs {
+                    name: None,
+                    console: ConsoleSpec::Null,
+                    control: Some(dir.path().join("s")),
+                };
+                let second = Foreground::prepare(&args, Messages::new(false));
+                assert!(matches!(second, Err(CliError::Place(_))), "{second:?}");
+            });
+        });
+    }
+}

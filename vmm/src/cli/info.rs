@@ -1,0 +1,126 @@
+//! `vm info`: what a VM or a snapshot is.
+
+use std::{
+    fmt,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{error::CliError, follow::Talk, machine, messages::Messages};
+use crate::monitor::place::VmAddress;
+
+/// Show what a VM or a snapshot file holds.
+///
+/// For a VM also how its last migration or snapshot stands.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  vm info web\n  vm info ./web.tern --json")]
+pub(super) struct Args {
+    /// A running VM, or a snapshot file. A name without a slash is that of a VM if there is such a VM.
+    #[arg(value_name = "NAME|FILE")]
+    what: PathBuf,
+}
+
+pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    let value = match find(&args.what)? {
+        Found::Vm(mut talk) => {
+            let mut info = talk.ask("x-tern-info", json!({}))?;
+            let migration = talk.ask("query-migrate", json!({}))?;
+            if migration.as_object().is_some_and(|members| !members.is_empty()) {
+                info["migration"] = migration;
+            }
+            info
+        }
+        Found::File => machine::describe_snapshot(&args.what)?,
+    };
+    messages.result(Outline(&value), &value);
+    Ok(0)
+}
+
+enum Found {
+    Vm(Talk),
+    File,
+}
+
+fn find(what: &Path) -> Result<Found, CliError> {
+    let is_file = what.metadata().is_ok_and(|found| !found.file_type().is_socket());
+    let address = what.to_str().and_then(|text| text.parse::<VmAddress>().ok());
+    match address {
+        Some(VmAddress::Socket(_)) if is_file => Ok(Found::File),
+        Some(address) => match Talk::to(&address) {
+            Err(CliError::NoSuchVm(_) | CliError::Place(_)) if is_file => Ok(Found::File),
+            talk => Ok(Found::Vm(talk?)),
+        },
+        None => Ok(Found::File),
+    }
+}
+
+/// JSON as an outline for people: one member a line, what is inside it indented.
+struct Outline<'a>(&'a Value);
+
+impl fmt::Display for Outline<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = Vec::new();
+        outline(&mut lines, self.0, 0);
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+fn outline(lines: &mut Vec<String>, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let scalar = |value: &Value| match value {
+        Value::Object(_) | Value::Array(_) => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                match scalar(member) {
+                    Some(text) => lines.push(format!("{indent}{name}: {text}")),
+                    None => {
+                        lines.push(format!("{indent}{name}:"));
+                        outline(lines, member, depth + 1);
+                    }
+                }
+            }
+        }
+        Value::Array(elements) => {
+            for element in elements {
+                match scalar(element) {
+                    Some(text) => lines.push(format!("{indent}- {text}")),
+                    None => {
+                        lines.push(format!("{indent}-"));
+                        outline(lines, element, depth + 1);
+                    }
+                }
+            }
+        }
+        other => lines.push(format!("{indent}{}", scalar(other).unwrap_or_default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::TempDir;
+
+    #[test]
+    fn json_becomes_an_outline() {
+        let value = json!({ "name": "a", "ram": [{ "size": 1 }, 2], "migration": { "status": "none" } });
+        assert_eq!(
+            Outline(&value).to_string(),
+            "migration:\n  status: none\nname: a\nram:\n  -\n    size: 1\n  - 2"
+        );
+    }
+
+    #[test]
+    fn a_path_to_a_file_is_a_snapshot_and_a_path_to_nothing_is_no_vm() {
+        let dir = TempDir::new();
+        let file = dir.path().join("a.tern");
+        assert!(matches!(find(&file), Err(CliError::NoSuchVm(_))));
+        std::fs::write(&file, "").expect("a writable directory");
+        assert!(matches!(find(&file), Ok(Found::File)));
+    }
+}

@@ -1,0 +1,83 @@
+//! What `vm` says: results on stdout, everything else on stderr, for people or in JSON.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use serde_json::{Value, json};
+
+use super::error::CliError;
+
+/// How `vm` says things.
+#[derive(Clone, Copy, Debug)]
+pub struct Messages {
+    json: bool,
+}
+
+impl Messages {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// The result of a command, for stdout.
+    pub(super) fn result(self, text: impl Display, value: &Value) {
+        // A reader that has gone wants no more.
+        let _ = if self.json {
+            writeln!(io::stdout(), "{value}")
+        } else {
+            writeln!(io::stdout(), "{text}")
+        };
+    }
+
+    /// News of a VM in the foreground, for stderr, beside the guest's console.
+    pub(super) fn news(self, event: &str, text: impl Display, mut fields: Value) {
+        let _ = if self.json {
+            fields["event"] = event.into();
+            writeln!(io::stderr(), "{fields}")
+        } else {
+            writeln!(io::stderr(), "vm: {text}")
+        };
+    }
+
+    /// A bare line for stderr that scripts take as it is.
+    pub(super) fn line(self, event: &str, text: &str, fields: Value) {
+        if self.json {
+            self.news(event, text, fields);
+        } else {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// How far something has come: replaces the last such line on a terminal, and is not said elsewhere.
+    pub(super) fn progress(self, text: impl Display) {
+        if self.shows_progress() {
+            let _ = write!(io::stderr(), "\r\x1b[K{text}");
+        }
+    }
+
+    /// Removes the line of progress.
+    pub(super) fn end_progress(self) {
+        if self.shows_progress() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    fn shows_progress(self) -> bool {
+        !self.json && io::stderr().is_terminal()
+    }
+
+    /// Why the command failed.
+    pub(super) fn error(self, error: &CliError) {
+        let _ = if self.json {
+            let line = json!({ "event": "error", "error": error.to_string(), "exit-code": error.exit_code().code() });
+            writeln!(io::stderr(), "{line}")
+        } else {
+            writeln!(io::stderr(), "vm: {error}")
+        };
+    }
+}

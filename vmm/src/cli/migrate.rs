@@ -1,0 +1,61 @@
+//! `vm migrate`: move a running guest to a process that waits for it.
+
+use std::time::{Duration, Instant};
+
+use migration::uri::Uri;
+use serde_json::json;
+
+use super::{
+    error::CliError,
+    follow::{Talk, millis},
+    messages::Messages,
+    values::{absolute, duration, peer},
+};
+use crate::monitor::place::VmAddress;
+
+/// Move a running guest to a waiting "vm receive".
+///
+/// Ends when the guest runs there, or is known to have stayed.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Example:
+  vm migrate web tcp:127.0.0.1:40123
+  vm migrate web unix:/run/user/1000/web.migrate --downtime-limit 30ms
+
+The migration goes on if this command is interrupted; \"vm info NAME\" shows how it stands.")]
+pub(super) struct Args {
+    /// The VM.
+    #[arg(value_name = "NAME")]
+    vm: VmAddress,
+    /// Where the receiver listens: the first line that \"vm receive\" says.
+    #[arg(value_name = "URI", value_parser = peer)]
+    uri: Uri,
+    /// The longest pause that the guest may suffer, with its unit; else 300ms.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    downtime_limit: Option<Duration>,
+}
+
+pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    let began = Instant::now();
+    let mut vm = Talk::to(&args.vm)?;
+    if let Some(limit) = args.downtime_limit {
+        // QMP counts in milliseconds; a limit is a bound, so it is not rounded up.
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        vm.ask("migrate-set-parameters", json!({ "downtime-limit": limit }))?;
+    }
+    let uri = absolute(&args.uri).to_string();
+    let state = vm.follow("the migration", "migrate", json!({ "uri": uri }), messages)?;
+    let took = began.elapsed();
+    let pause = state["x-tern-downtime-us"].as_u64();
+    messages.result(
+        format_args!(
+            "{} runs at {uri}: moved in {took:.1?}{}",
+            args.vm,
+            pause
+                .map(|pause| format!(", paused for {}", millis(pause)))
+                .unwrap_or_default()
+        ),
+        &json!({ "name": args.vm.to_string(), "to": uri, "seconds": took.as_secs_f64(), "migration": state }),
+    );
+    Ok(0)
+}

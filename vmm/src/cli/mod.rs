@@ -1,0 +1,164 @@
+//! The `vm` command: one file per subcommand.
+//!
+//! `run`, `restore` and `receive` hold a VM in the foreground ([`host`]): stdout is the guest's console, and whatever Tern has to say goes to
+//! stderr. The others talk to such a process through its monitor and print what they found to stdout. Errors are printed once,
+//! here, and end in one of the documented exit codes ([`exit`]).
+
+mod cont;
+mod demo;
+mod error;
+mod exit;
+mod follow;
+pub mod host;
+mod info;
+mod machine;
+mod messages;
+mod migrate;
+mod ps;
+mod quit;
+mod receive;
+mod resolve;
+mod restore;
+mod run;
+mod snapshot;
+mod stop;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::CliError;
+use exit::EXIT_CODES;
+use messages::Messages;
+
+/// Run, save, restore and move virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "vm", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    /// Say everything in JSON, one object a line.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Demo(demo::Args),
+    Snapshot(snapshot::Args),
+    Restore(restore::Args),
+    Migrate(migrate::Args),
+    Receive(receive::Args),
+    Resolve(resolve::Args),
+    Ps(ps::Args),
+    Info(info::Args),
+    Stop(stop::Args),
+    Cont(cont::Args),
+    Quit(quit::Args),
+}
+
+/// What the program `vm` does: reads the command line, carries it out, and says how that went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { json, command } = Cli::parse();
+    let messages = Messages::new(json);
+    let result = match command {
+        Command::Run(args) => run::run(&args, messages),
+        Command::Demo(args) => demo::run(&args, messages),
+        Command::Snapshot(args) => snapshot::run(&args, messages),
+        Command::Restore(args) => restore::run(&args, messages),
+        Command::Migrate(args) => migrate::run(&args, messages),
+        Command::Receive(args) => receive::run(&args, messages),
+        Command::Resolve(args) => resolve::run(&args, messages),
+        Command::Ps(args) => ps::run(&args, messages),
+        Command::Info(args) => info::run(&args, messages),
+        Command::Stop(args) => stop::run(&args, messages),
+        Command::Cont(args) => cont::run(&args, messages),
+        Command::Quit(args) => quit::run(&args, messages),
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => {
+            messages.error(&error);
+            error.exit_code().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_in_its_help() {
+        for command in Cli::command().get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example:\n  vm "), "{name}: {help}");
+            assert!(help.contains(&format!("vm {name}")), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn the_help_lists_the_exit_codes() {
+        let help = Cli::command().render_long_help().to_string();
+        for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "128+N"] {
+            assert!(
+                help.lines().any(|line| line.trim_start().starts_with(code)),
+                "{code} in {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_documented_command_lines_are_understood() {
+        for line in [
+            "vm run",
+            "vm run --kernel k --initrd i --cmdline console=ttyS0 --cpus 2 --memory 256M --name a --cpu host --accel kvm",
+            "vm run --console unix:/tmp/c --control /tmp/s --json",
+            "vm --json demo",
+            "vm snapshot a a.tern --stop",
+            "vm restore a.tern --name b --verify=none --console null --control /tmp/s",
+            "vm migrate a tcp:127.0.0.1:4444 --downtime-limit 300ms",
+            "vm receive tcp:127.0.0.1:0 --name c --allow-remote",
+            "vm resolve a --resume",
+            "vm resolve a --discard",
+            "vm ps --json",
+            "vm info ./a.tern",
+            "vm stop a",
+            "vm cont a",
+            "vm quit /tmp/s",
+        ] {
+            Cli::try_parse_from(line.split(' ')).expect(line);
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_refused() {
+        for line in [
+            "vm",
+            "vm fly",
+            "vm resolve a",
+            "vm resolve a --resume --discard",
+            "vm run --memory 256",
+            "vm run --memory lots",
+            "vm run --cpus 0",
+            "vm run --console pty",
+            "vm run --name ../a",
+            "vm restore a.tern --verify=maybe",
+            "vm migrate a tcp:h:1 --downtime-limit 300",
+            "vm migrate a h:1",
+            "vm receive file:/x",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `vm restore`: let a guest go on from a snapshot.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::{
+    error::CliError,
+    host::{Foreground, HostArgs},
+    machine,
+    messages::Messages,
+};
+
+/// Let a guest go on from a snapshot, in the foreground with its console.
+///
+/// The file is never changed.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Example:
+  vm restore web.tern --name web
+  vm restore web.tern --name copy --verify=none")]
+pub(super) struct Args {
+    /// The snapshot.
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// What is checked before the guest runs.
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "full")]
+    pub(super) verify: Verify,
+    /// The accelerator.
+    #[arg(long, value_name = "NAME", default_value = "kvm")]
+    pub(super) accel: String,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// What is checked before a restored guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Verify {
+    /// Every byte.
+    Full,
+    /// Not its memory: the file is mapped, and damage reaches the guest unseen. Quick.
+    None,
+}
+
+pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    let foreground = Foreground::prepare(&args.host, messages)?;
+    let vm = machine::restore(args, &foreground)?;
+    foreground.serve(&vm)
+}

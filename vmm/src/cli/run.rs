@@ -1,0 +1,59 @@
+//! `vm run`: boot a guest.
+
+use std::path::PathBuf;
+
+use super::{
+    error::CliError,
+    host::{Foreground, HostArgs},
+    machine,
+    messages::Messages,
+    values::Size,
+};
+
+/// Boot a guest, in the foreground with its console.
+///
+/// Without --kernel it is the guest that is built into Tern.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Example:
+  vm run
+  vm run --kernel vmlinux --initrd initrd.cpio --cmdline \"console=ttyS0\" --cpus 2 --memory 512M --name web
+
+The exit code is the value that the guest writes to the test-exit port (0xf4), if it does.")]
+pub(super) struct Args {
+    /// An ELF kernel with a PVH entry point.
+    #[arg(long, value_name = "FILE")]
+    pub(super) kernel: Option<PathBuf>,
+    /// An initial RAM disk for the kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(super) initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub(super) cmdline: String,
+    /// How many vCPUs.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) cpus: u32,
+    /// How much memory, with its unit.
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    pub(super) memory: Size,
+    /// The CPU model; "host" ties the VM to hosts like this one.
+    #[arg(long, value_name = "MODEL")]
+    pub(super) cpu: Option<String>,
+    /// The accelerator.
+    #[arg(long, value_name = "NAME", default_value = "kvm")]
+    pub(super) accel: String,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    let foreground = Foreground::prepare(&args.host, messages)?;
+    let vm = machine::boot(args, &foreground)?;
+    foreground.serve(&vm)
+}
