@@ -11,6 +11,8 @@ use crate::cpu::Cpu;
 
 /// Selector of the flat 64-bit code segment of ring 0.
 pub const RING0_CODE: u16 = 0x10;
+/// Selector of the flat data segment of ring 0.
+pub const RING0_DATA: u16 = 0x18;
 /// Selector of the flat data segment of ring 3.
 pub const RING3_DATA: u16 = 0x23;
 /// Selector of the flat 64-bit code segment of ring 3.

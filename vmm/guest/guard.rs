@@ -83,8 +83,8 @@ unsafe extern "C" {
 }
 
 impl Guard {
-    /// A guard whose values depend on `salt`. `avx`: whether AVX is enabled.
-    pub const fn new(salt: u64, avx: bool) -> Guard {
+    /// A guard whose values depend on `salt`.
+    pub const fn new(salt: u64) -> Guard {
         let registers = Registers {
             vectors: [[0; 4]; 16],
             x87: [[0; 2]; 8],
@@ -100,7 +100,7 @@ impl Guard {
         let area = Area {
             expected: registers,
             found: registers,
-            avx: avx as u64,
+            avx: 0,
             items,
         };
         Guard {
@@ -114,6 +114,11 @@ impl Guard {
     /// Whether no more items fit in.
     pub fn is_full(&self) -> bool {
         self.queued == BATCH
+    }
+
+    /// Guards the AVX registers, too.
+    pub fn enable_avx(&mut self) {
+        self.area.avx = 1;
     }
 
     /// How many pages have been pushed.

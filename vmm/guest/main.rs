@@ -115,7 +115,7 @@ fn build(memory: &mut Memory, options: Options, clock: Clock) -> Option<&'static
         ms => TICK_NS.min((ms * 1_000_000).try_into().unwrap_or(TICK_NS)),
     };
     let places = memory.take_array(cpus, |memory, index| {
-        let guard = UnsafeCell::new(Guard::new(mix(options.seed) ^ index, false));
+        let guard = UnsafeCell::new(Guard::new(mix(options.seed) ^ index));
         Some(Place {
             guard,
             share: Share::take(memory, &set, busy_pages, index, cpus)?,

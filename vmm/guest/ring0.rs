@@ -5,6 +5,8 @@
 
 use core::arch::{asm, global_asm};
 
+use crate::boot::CR4;
+
 global_asm!(
     r#"
     .text
@@ -41,14 +43,11 @@ ring0_refused:
     mov r8d, 1
     ret
 
-ring0_set_cr4:
+ring0_enable_avx:                   // R8: CR4
     mov cr4, r8
-    ret
-
-ring0_set_xcr0:
-    mov eax, r8d
     xor ecx, ecx
     xor edx, edx
+    mov eax, 7                      // x87, SSE, AVX
     xsetbv
     ret
 "#
@@ -93,4 +92,19 @@ pub unsafe fn write_msr(register: u32, value: u64) {
             in("ecx") register, in("r8d") value as u32, in("edx") (value >> 32) as u32, out("rax") _,
         );
     }
+}
+
+/// Enables AVX on this processor, if it has it.
+pub fn enable_avx() -> bool {
+    const XSAVE_AND_AVX: u32 = 1 << 26 | 1 << 28;
+    const OSXSAVE: u64 = 1 << 18;
+    if cpuid(1, 0)[2] & XSAVE_AND_AVX != XSAVE_AND_AVX {
+        return false;
+    }
+    // SAFETY: CR4 gets one bit more, which the processor has.
+    unsafe {
+        asm!("mov rax, offset ring0_enable_avx", "call ring0_call",
+            in("r8") CR4 | OSXSAVE, out("rax") _, out("rcx") _, out("rdx") _);
+    }
+    true
 }

@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::apic;
-use crate::boot::{CR0, FIRST_TSS, MAX_CPUS, STACK_BYTES};
+use crate::boot::{CR0, FIRST_TSS, MAX_CPUS, RING0_DATA, STACK_BYTES};
 use crate::cpu::{Cpu, Stage};
 use crate::memory::Memory;
 
@@ -48,11 +48,14 @@ trampoline_end:
 
     .code32
 protected_mode:
+    mov eax, {ring0_data}
+    mov ds, eax
     xor ebx, ebx
     jmp enter_long_mode
     .code64
     .text
 "#,
+    ring0_data = const RING0_DATA,
     protected = const CR0 & !(1 << 31),
 );
 

@@ -11,6 +11,7 @@ use crate::guard::{Guard, Lost};
 use crate::interrupts::{FIRST_ANSWER, PING, TIMER};
 use crate::machine::Machine;
 use crate::memory::PAGE;
+use crate::ring0;
 use crate::working_set::Share;
 
 /// Nanoseconds between the ticks of a processor's timer.
@@ -57,6 +58,9 @@ impl Worker {
         let place = &machine.places[cpu.index() as usize];
         // SAFETY: each processor makes one worker, which is the only one to take the guard of its place.
         let guard = unsafe { &mut *place.guard.get() };
+        if ring0::enable_avx() {
+            guard.enable_avx();
+        }
         cpu.reach(Stage::Started);
         Worker {
             machine,
