@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Where a guest grows past this, something has been linked in that it does not need.
-const MAX_BYTES: u64 = 80 << 10;
+const MAX_BYTES: u64 = 64 << 10;
 
 fn main() {
     println!("cargo::rerun-if-changed=guest");
@@ -34,6 +34,7 @@ fn main() {
     for option in [
         "opt-level=s",
         "codegen-units=1",
+        "lto=fat",
         "panic=abort",
         "relro-level=off",
         "relocation-model=static",

@@ -80,6 +80,11 @@ long_mode:
 
     .text
 ring3_entry:
+    mov eax, {ring3_data}           // 64-bit code needs no segments; they are here to be kept
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
     xor ebp, ebp
     test edi, edi
     jz 1f
@@ -102,13 +107,6 @@ low_gib:                            // 2 MiB pages, accessed and dirty already, 
     .quad page * 0x200000 + 0xe7
     .set page, page + 1
     .endr
-device_gib:                         // as above, uncached: the interrupt controllers are here
-    .set page, 0
-    .rept 512
-    .quad 0xc0000000 + page * 0x200000 + 0xf7
-    .set page, page + 1
-    .endr
-
 bsp_cpu:                            // struct Cpu of the first processor
     .long 0
     .quad bsp_cpu + 4096            // TSS: RSP0
@@ -143,6 +141,12 @@ gdt_pointer:
 idt_pointer:
     .word 256 * 16 - 1
     .quad {idt}
+
+    .section .bss
+    .balign 4096
+    .globl device_gib
+device_gib:                         // the interrupt controllers are here (memory.rs)
+    .skip 4096
 
     .section .noinit, "aw", @nobits
     .balign 4096

@@ -51,12 +51,17 @@ impl Clock {
         }
     }
 
+    /// Whether the hypervisor offers its clock.
+    pub fn is_paravirtual(&self) -> bool {
+        self.paravirtual
+    }
+
     /// Has the hypervisor keep the clock page of this processor.
     pub fn start(&self, cpu: &'static Cpu) {
         if self.paravirtual {
             let page = (&raw const cpu.clock_page) as u64;
             // SAFETY: the hypervisor will write the clock page, which is only read here, as atomics.
-            unsafe { ring0::write_msr(KVM_CLOCK_MSR, page | CLOCK_ENABLE) }
+            unsafe { ring0::write_msr(KVM_CLOCK_MSR, page | CLOCK_ENABLE) };
         }
     }
 

@@ -273,7 +273,7 @@ impl Conductor {
                 own_ticks: None,
                 ..*peer
             };
-            apic::send(other.apic_id.load(Ordering::Relaxed), PING);
+            apic::send(self.cpu, other, PING);
         }
     }
 }

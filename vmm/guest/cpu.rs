@@ -29,6 +29,8 @@ pub struct Cpu {
     pub turns: AtomicU64,
     /// Value of the [`PING`](crate::interrupts::PING) counter that was answered last.
     pub answered: AtomicU64,
+    /// What the local APIC was last told to send.
+    pub last_command: AtomicU64,
     /// Pages written since the start.
     pub writes: AtomicU64,
     /// The last verification that the processor has finished, and what it found.

@@ -105,8 +105,10 @@ exception_ud:
 
 exception_gp:
     cmp qword ptr [rsp + 8], offset ring0_read_msr
+    je 2f
+    cmp qword ptr [rsp + 8], offset ring0_wrmsr
     jne 1f
-    mov qword ptr [rsp + 8], offset ring0_refused
+2:  mov qword ptr [rsp + 8], offset ring0_refused
     add rsp, 8
     iretq
 1:  push 13

@@ -9,6 +9,11 @@ const LARGE_PAGE: u64 = 2 << 20;
 /// Present, writable, user, accessed; and for a large page dirty, and large.
 const TABLE_FLAGS: u64 = 0x27;
 const LARGE_PAGE_FLAGS: u64 = 0xe7;
+const UNCACHED: u64 = 0x10;
+/// Address of the I/O interrupt controller.
+pub const IO_APIC: u64 = 0xfec0_0000;
+/// Address of each processor's own.
+pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// GiBs that the one table of level 3 spans.
 const MAPPABLE_GIBS: u64 = 512;
 /// The GiB of the interrupt controllers: no memory is used there.
@@ -101,8 +106,18 @@ pub struct Memory {
 }
 
 unsafe extern "C" {
+    static mut device_gib: [u64; 512];
     static image_end: u8;
     static mut pdpt: [u64; 512];
+}
+
+/// Maps the interrupt controllers, uncached. No other address of their table has been used yet.
+pub fn map_devices() {
+    for address in [IO_APIC, LOCAL_APIC] {
+        let entry = (address % GIB / LARGE_PAGE) as usize;
+        // SAFETY: a table in the image, which only this changes.
+        unsafe { device_gib[entry] = address / LARGE_PAGE * LARGE_PAGE | LARGE_PAGE_FLAGS | UNCACHED }
+    }
 }
 
 impl Memory {

@@ -10,7 +10,7 @@ use crate::boot::CR4;
 global_asm!(
     r#"
     .text
-    .globl ring0_call, ring0_gate, ring0_halt, ring0_read_msr, ring0_refused
+    .globl ring0_call, ring0_gate, ring0_halt, ring0_read_msr, ring0_wrmsr, ring0_refused
 ring0_call:
 ring0_gate:
     ud2
@@ -34,13 +34,59 @@ ring0_read_msr:                     // may fault: interrupts.rs then goes on at 
     xor r8d, r8d
     ret
 
-ring0_write_msr:
+ring0_write_msr:                    // the same
     mov eax, r8d
+ring0_wrmsr:
     wrmsr
+    xor r8d, r8d
     ret
 
 ring0_refused:
     mov r8d, 1
+    ret
+
+ring0_read_system:                  // R8: to where, in the order of ring0::System
+    mov rax, cr0
+    mov [r8], rax
+    mov rax, cr2
+    mov [r8 + 8], rax
+    mov rax, cr3
+    mov [r8 + 16], rax
+    mov rax, cr4
+    mov [r8 + 24], rax
+    mov rax, dr0
+    mov [r8 + 32], rax
+    mov rax, dr1
+    mov [r8 + 40], rax
+    mov rax, dr2
+    mov [r8 + 48], rax
+    mov rax, dr3
+    mov [r8 + 56], rax
+    mov rax, dr6
+    mov [r8 + 64], rax
+    mov rax, dr7
+    mov [r8 + 72], rax
+    sgdt [r8 + 80]
+    sidt [r8 + 96]
+    str word ptr [r8 + 112]
+    sldt word ptr [r8 + 120]
+    ret
+
+ring0_write_system:                 // R8: from where, in the order of ring0::Idle
+    mov rax, [r8]
+    mov cr2, rax
+    mov rax, [r8 + 8]
+    mov dr0, rax
+    mov rax, [r8 + 16]
+    mov dr1, rax
+    mov rax, [r8 + 24]
+    mov dr2, rax
+    mov rax, [r8 + 32]
+    mov dr3, rax
+    mov rax, [r8 + 40]
+    mov dr6, rax
+    mov rax, [r8 + 48]
+    mov dr7, rax
     ret
 
 ring0_enable_avx:                   // R8: CR4
@@ -79,18 +125,66 @@ pub fn read_msr(register: u32) -> Option<u64> {
     (refused == 0).then_some(u64::from(high) << 32 | u64::from(low))
 }
 
-/// Writes a model-specific register.
+/// Writes a model-specific register. Returns whether the processor took it.
 ///
 /// # Safety
 ///
-/// The value must be one that the program can live with, as the registers of segments and paging change its ground.
-pub unsafe fn write_msr(register: u32, value: u64) {
+/// The value must be one that the program can live with: some registers move the ground under it.
+pub unsafe fn write_msr(register: u32, value: u64) -> bool {
+    let refused: u32;
     // SAFETY: the routine changes only RAX beside the register; the caller answers for that.
     unsafe {
         asm!(
             "mov rax, offset ring0_write_msr", "call ring0_call",
-            in("ecx") register, in("r8d") value as u32, in("edx") (value >> 32) as u32, out("rax") _,
+            in("ecx") register, inout("r8d") value as u32 => refused, in("edx") (value >> 32) as u32, out("rax") _,
         );
+    }
+    refused == 0
+}
+
+/// Control registers, debug registers and tables.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct System {
+    /// CR0, CR2, CR3, CR4.
+    pub control: [u64; 4],
+    /// DR0 to DR3, DR6, DR7.
+    pub debug: [u64; 6],
+    /// Limit and base of the GDT and of the IDT, as SGDT and SIDT store them.
+    pub tables: [[u64; 2]; 2],
+    /// Selectors of the TSS and of the LDT.
+    pub selectors: [u64; 2],
+}
+
+/// Reads them.
+pub fn read_system() -> System {
+    let mut system = System::default();
+    // SAFETY: the routine writes the structure and RAX.
+    unsafe {
+        asm!("mov rax, offset ring0_read_system", "call ring0_call", in("r8") &raw mut system, out("rax") _);
+    }
+    system
+}
+
+/// Registers that nothing here uses.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Idle {
+    /// CR2, which only page faults set.
+    pub cr2: u64,
+    /// DR0 to DR3, DR6, DR7.
+    pub debug: [u64; 6],
+}
+
+/// Writes them.
+///
+/// # Safety
+///
+/// No breakpoint may be enabled by them.
+pub unsafe fn write_idle(idle: &Idle) {
+    // SAFETY: the routine reads the structure and changes RAX; the caller answers for the breakpoints.
+    unsafe {
+        asm!("mov rax, offset ring0_write_system", "call ring0_call", in("r8") &raw const *idle, out("rax") _);
     }
 }
 

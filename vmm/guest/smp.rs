@@ -139,14 +139,14 @@ impl CpuList {
             let length = (&raw const trampoline_end).offset_from(start) as usize;
             ptr::copy_nonoverlapping(start, ptr::with_exposed_provenance_mut(TRAMPOLINE), length);
         }
-        let others = &self.cpus()[1..];
+        let (first, others) = (self.cpus[0], &self.cpus()[1..]);
         for cpu in others {
-            apic::send_init(cpu.apic_id.load(Ordering::Relaxed));
+            apic::send_init(first, cpu);
         }
         for _ in 0..2 {
             // Hardware wants the second one if it missed the first.
             for cpu in others.iter().filter(|cpu| !cpu.has_reached(Stage::Started)) {
-                apic::send_startup(cpu.apic_id.load(Ordering::Relaxed), (TRAMPOLINE >> 12) as u8);
+                apic::send_startup(first, cpu, (TRAMPOLINE >> 12) as u8);
             }
         }
     }

@@ -9,8 +9,10 @@ use crate::console::line;
 use crate::cpu::{Cpu, Stage};
 use crate::guard::{Guard, Lost};
 use crate::interrupts::{FIRST_ANSWER, PING, TIMER};
+use crate::ledger::{Ledger, Owner};
 use crate::machine::Machine;
 use crate::memory::PAGE;
+use crate::registers;
 use crate::ring0;
 use crate::working_set::Share;
 
@@ -41,6 +43,7 @@ pub struct Worker {
     credit: u128,
     verification: u32,
     verify_next: Option<u64>,
+    ledger: Ledger,
 }
 
 impl Worker {
@@ -61,6 +64,9 @@ impl Worker {
         if ring0::enable_avx() {
             guard.enable_avx();
         }
+        registers::prepare(cpu, machine.clock.is_paravirtual());
+        let mut ledger = Ledger::new(Owner::Cpu(cpu.index()));
+        registers::look(&mut ledger, cpu);
         cpu.reach(Stage::Started);
         Worker {
             machine,
@@ -76,6 +82,7 @@ impl Worker {
             credit: 0,
             verification: 0,
             verify_next: None,
+            ledger,
         }
     }
 
@@ -157,8 +164,7 @@ impl Worker {
         let pings = self.cpu.interrupts(PING);
         if pings != self.answered {
             self.answered = pings;
-            let first = self.machine.cpus()[0].apic_id.load(Ordering::Relaxed);
-            apic::send(first, FIRST_ANSWER + self.cpu.index() as u8);
+            apic::send(self.cpu, self.machine.cpus()[0], FIRST_ANSWER + self.cpu.index() as u8);
             self.cpu.answered.store(pings, Ordering::Release);
         }
     }
@@ -239,6 +245,7 @@ impl Worker {
             self.verify_next = Some(0);
             self.cpu.verified_pages.store(0, Ordering::Relaxed);
             self.cpu.bad_pages.store(0, Ordering::Relaxed);
+            registers::look(&mut self.ledger, self.cpu);
             self.share
                 .check_sums(&self.machine.set, self.cpu.writes.load(Ordering::Relaxed), |wrong| {
                     self.cpu.bad_pages.fetch_add(1, Ordering::Relaxed);

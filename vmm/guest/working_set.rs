@@ -94,9 +94,9 @@ impl WorkingSet {
     pub fn diagnose(&self, index: u64) -> Option<Finding> {
         let expected = self.last_write(index);
         let page = ptr::with_exposed_provenance::<[u64; WORDS]>(self.address(index) as usize);
-        // SAFETY: the page belongs to the working set, which only `guarded_fill` writes, for the page's processor.
-        let words = unsafe { page.read_volatile() };
-        self.pattern.diagnose(expected, &words)
+        // SAFETY: a page of the working set, which only its own processor writes, and that is here.
+        let words = unsafe { &*page };
+        self.pattern.diagnose(expected, words)
     }
 }
 
