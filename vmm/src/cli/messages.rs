@@ -26,22 +26,19 @@ impl Messages {
 
     /// The result of a command, for stdout.
     pub(super) fn result(self, text: impl Display, value: &Value) {
+        let line = if self.json { format!("{value}\n") } else { format!("{text}\n") };
         // A reader that has gone wants no more.
-        let _ = if self.json {
-            writeln!(io::stdout(), "{value}")
-        } else {
-            writeln!(io::stdout(), "{text}")
-        };
+        let _ = io::stdout().write_all(line.as_bytes());
     }
 
     /// News of a VM in the foreground, for stderr, beside the guest's console.
     pub(super) fn news(self, event: &str, text: impl Display, mut fields: Value) {
-        let _ = if self.json {
+        if self.json {
             fields["event"] = event.into();
-            writeln!(io::stderr(), "{fields}")
+            say(&fields.to_string());
         } else {
-            writeln!(io::stderr(), "vm: {text}")
-        };
+            say(&format!("vm: {text}"));
+        }
     }
 
     /// A bare line for stderr that scripts take as it is.
@@ -49,7 +46,7 @@ impl Messages {
         if self.json {
             self.news(event, text, fields);
         } else {
-            let _ = writeln!(io::stderr(), "{text}");
+            say(text);
         }
     }
 
@@ -73,11 +70,12 @@ impl Messages {
 
     /// Why the command failed.
     pub(super) fn error(self, error: &CliError) {
-        let _ = if self.json {
-            let line = json!({ "event": "error", "error": error.to_string(), "exit-code": error.exit_code().code() });
-            writeln!(io::stderr(), "{line}")
-        } else {
-            writeln!(io::stderr(), "vm: {error}")
-        };
+        let fields = json!({ "error": error.to_string(), "exit-code": error.exit_code().code() });
+        self.news("error", error, fields);
     }
+}
+
+/// A line on stderr, in one write, so that it stays whole beside what others write there.
+fn say(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
