@@ -26,7 +26,11 @@ impl Messages {
 
     /// The result of a command, for stdout.
     pub(super) fn result(self, text: impl Display, value: &Value) {
-        let line = if self.json { format!("{value}\n") } else { format!("{text}\n") };
+        let line = if self.json {
+            format!("{value}\n")
+        } else {
+            format!("{text}\n")
+        };
         // A reader that has gone wants no more.
         let _ = io::stdout().write_all(line.as_bytes());
     }

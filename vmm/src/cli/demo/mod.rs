@@ -99,9 +99,9 @@ impl Demo {
     }
 
     /// Tells what has been done.
-    fn tell(&mut self, text: &str, fields: Value) {
+    fn tell(&mut self, text: &str, fields: &Value) {
         self.steps += 1;
-        self.messages.result(format_args!("{}. {text}", self.steps), &fields);
+        self.messages.result(format_args!("{}. {text}", self.steps), fields);
     }
 
     fn boot(&mut self, args: &Args) -> Result<(Guest, u64), CliError> {
@@ -130,7 +130,7 @@ impl Demo {
                 args.memory,
                 Size(pages << 12),
             ),
-            json!({
+            &json!({
                 "step": "run",
                 "memory": args.memory.0,
                 "cpus": args.cpus,
@@ -171,14 +171,14 @@ impl Demo {
                 "Saved it while it ran, in {took:.1?}: {} for {memory} of memory. It went on.",
                 Size(allocated)
             ),
-            json!({ "step": "snapshot", "seconds": took.as_secs_f64(), "allocated": allocated }),
+            &json!({ "step": "snapshot", "seconds": took.as_secs_f64(), "allocated": allocated }),
         );
         Ok(file)
     }
 
     fn kill(&mut self, guest: Guest) -> Result<(), CliError> {
         guest.kill()?;
-        self.tell("Killed it (kill -9).", json!({ "step": "kill" }));
+        self.tell("Killed it (kill -9).", &json!({ "step": "kill" }));
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Demo {
                 "Restored it from the file, every byte of it checked first: its heart beat again after {took:.1?}, and \
                  all {pages} pages are right."
             ),
-            json!({ "step": "restore", "first-beat-seconds": took.as_secs_f64(), "pages": pages }),
+            &json!({ "step": "restore", "first-beat-seconds": took.as_secs_f64(), "pages": pages }),
         );
         Ok(guest)
     }
@@ -218,7 +218,7 @@ impl Demo {
                  beat here and its first there. The sender is gone, and all {pages} pages are right.",
                 millis(pause)
             ),
-            json!({
+            &json!({
                 "step": "migrate",
                 "seconds": took.as_secs_f64(),
                 "downtime-us": pause,
@@ -235,7 +235,7 @@ impl Demo {
         guest.end()?;
         self.tell(
             "The guest ended itself, and its process with the guest's exit code.",
-            json!({ "step": "end" }),
+            &json!({ "step": "end" }),
         );
         Ok(())
     }
