@@ -128,6 +128,8 @@ impl Foreground {
             // It ended before anybody was told.
             event_loop.leave();
         }
+        let left = Arc::clone(vm);
+        console.on_leave(move || left.quit(ShutdownReason::HostUi));
         let monitor = MonitorServer::start(listener, vm, &mut event_loop).map_err(CliError::Process)?;
         let signalled = Arc::clone(vm);
         let fd = signals.fd();

@@ -61,7 +61,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens what `spec` says, on the loop that will serve it. Standard input is not read before a device is attached.
+    /// Opens what `spec` says, on the loop that will serve it.
     ///
     /// # Errors
     ///
@@ -71,6 +71,7 @@ impl Console {
             this: Weak::clone(this),
             event_loop: event_loop.handle(),
             guest: OnceLock::new(),
+            leave: OnceLock::new(),
             output: Mutex::new(Output::default()),
             input: Mutex::new(Input::default()),
             input_waits: AtomicBool::new(false),
@@ -85,10 +86,9 @@ impl Console {
                 // Reading from a terminal that another job has the use of would stop us.
                 if terminal.is_some() || !isatty(stdin()) {
                     let input = Port::shared(stdin().as_fd(), Direction::Input).map_err(ConsoleError::Stdio)?;
-                    shared
-                        .input
-                        .lock()
-                        .connect(input, terminal.is_some().then(EscapeKeys::default));
+                    let keys = terminal.is_some().then(EscapeKeys::default);
+                    shared.input.lock().connect(input, keys);
+                    shared.pump_input(event_loop, NOT_READY);
                 }
             }
             ConsoleSpec::Unix(path) => shared.listen(event_loop, PrivateListener::bind(path)?)?,
@@ -100,6 +100,11 @@ impl Console {
     #[must_use]
     pub fn handle(&self) -> ConsoleHandle {
         ConsoleHandle(Arc::clone(&self.shared))
+    }
+
+    /// Has `leave` called on the loop when the user presses the leave key. Once per console; later calls are ignored.
+    pub fn on_leave(&self, leave: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.leave.set(Box::new(leave));
     }
 
     /// Whether the user sits at a terminal that is raw now.
@@ -135,11 +140,9 @@ impl ConsoleHandle {
         Arc::clone(&self.0) as Arc<dyn CharSink>
     }
 
-    /// Begins to feed input to `frontend`. `leave` is called on the loop when the user presses the leave key. Once per console; later calls
-    /// are ignored.
-    pub fn attach(&self, frontend: Arc<dyn CharFrontend>, leave: impl Fn() + Send + Sync + 'static) {
-        let leave = Box::new(leave);
-        if self.0.guest.set(Guest { frontend, leave }).is_ok() {
+    /// Begins to feed input to `frontend`. Once per console; later calls are ignored.
+    pub fn attach(&self, frontend: Arc<dyn CharFrontend>) {
+        if self.0.guest.set(frontend).is_ok() {
             self.0
                 .on_loop(|shared, event_loop| shared.pump_input(event_loop, NOT_READY));
         }
@@ -152,16 +155,13 @@ impl std::fmt::Debug for ConsoleHandle {
     }
 }
 
-struct Guest {
-    frontend: Arc<dyn CharFrontend>,
-    leave: Box<dyn Fn() + Send + Sync>,
-}
-
 /// Both halves. `output` is locked by vCPUs and by the loop, and never across a call to the device; `input` by the loop alone.
 struct Shared {
     this: Weak<Self>,
     event_loop: LoopHandle,
-    guest: OnceLock<Guest>,
+    guest: OnceLock<Arc<dyn CharFrontend>>,
+    /// What the leave key does.
+    leave: OnceLock<Box<dyn Fn() + Send + Sync>>,
     output: Mutex<Output>,
     input: Mutex<Input>,
     /// The device has refused input and will say when it has room.
@@ -172,8 +172,10 @@ impl CharSink for Shared {
     fn try_write(&self, bytes: &[u8]) -> usize {
         let mut output = self.output.lock();
         let taken = output.try_write(bytes);
-        if output.must_drain() {
-            drop(output);
+        let call_the_loop = output.must_drain() && output.watched.is_none() && !output.called;
+        output.called |= call_the_loop;
+        drop(output);
+        if call_the_loop {
             self.on_loop(Self::drain_output);
         }
         taken
@@ -212,6 +214,7 @@ impl Shared {
     /// Writes queued output and watches for more room until the queue is empty.
     fn drain_output(&self, event_loop: &mut EventLoop) {
         let mut output = self.output.lock();
+        output.called = false;
         output.drain();
         match (output.must_drain(), output.watched) {
             (true, None) => {
@@ -228,19 +231,21 @@ impl Shared {
         let has_room_again = output.take_room();
         drop(output);
         if has_room_again && let Some(guest) = self.guest.get() {
-            guest.frontend.writable();
+            guest.writable();
         }
     }
 
-    /// Hands the guest what it takes, and reads on when it has taken everything.
+    /// Hands the guest what it takes, and reads on when it has taken everything. A terminal is always read on, for the leave key.
     fn pump_input(&self, event_loop: &mut EventLoop, ready: Ready) {
-        let Some(guest) = self.guest.get() else { return };
+        let guest = self.guest.get();
         let mut input = self.input.lock();
         let mut may_read = ready.read;
         loop {
             // Said before asking: the guest may make room the moment after it has refused.
             self.input_waits.store(true, Ordering::SeqCst);
-            if !input.offer(|bytes| guest.frontend.receive(bytes)) {
+            if input.offer(|bytes| guest.map_or(0, |guest| guest.receive(bytes))) {
+                self.input_waits.store(false, Ordering::SeqCst);
+            } else if !input.looks_for_keys() {
                 if ready.hung_up && input.is_a_client() {
                     input.read_the_rest();
                     self.disconnect(event_loop, &mut input);
@@ -249,7 +254,6 @@ impl Shared {
                 }
                 return;
             }
-            self.input_waits.store(false, Ordering::SeqCst);
             if !may_read && !input.is_always_ready() {
                 return self.watch_input(event_loop, &mut input, true);
             }
@@ -260,7 +264,8 @@ impl Shared {
                 Got::TheEnd => return self.disconnect(event_loop, &mut input),
                 Got::LeaveKey => {
                     drop(input);
-                    return (guest.leave)();
+                    self.leave.get().into_iter().for_each(|leave| leave());
+                    return;
                 }
             }
         }
@@ -388,9 +393,7 @@ mod tests {
                 room: Mutex::new(room),
                 ..Device::default()
             });
-            console
-                .handle()
-                .attach(Arc::clone(&device) as Arc<dyn CharFrontend>, || {});
+            console.handle().attach(Arc::clone(&device) as Arc<dyn CharFrontend>);
             let handle = event_loop.handle();
             let thread = std::thread::spawn(move || event_loop.run().expect("the loop runs"));
             Self {

@@ -27,6 +27,8 @@ pub(super) struct Output {
     queue: VecDeque<u8>,
     /// The device has bytes that were not taken.
     refused: bool,
+    /// The loop has been called to drain the queue, and has not come yet.
+    pub(super) called: bool,
     /// The loop's watch for room, while there is a queue to drain.
     pub(super) watched: Option<SourceId>,
 }
