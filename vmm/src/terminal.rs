@@ -111,6 +111,99 @@ impl EscapeKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::{
+        pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+        termios::LocalModes,
+    };
+    use std::{
+        fs::File,
+        io::{Read, Write},
+        process::Command,
+        time::Duration,
+    };
+
+    const ENDING: &str = "TERN_TEST_ENDING";
+
+    /// The other half of the tests below, which run it in a process that has a terminal: makes it raw, waits for a key, and ends as told.
+    /// Run as one test among others it does nothing.
+    #[test]
+    fn in_a_terminal() {
+        let Ok(ending) = std::env::var(ENDING) else { return };
+        let raw = RawTerminal::enter()
+            .expect("the terminal obeys")
+            .expect("it is a terminal");
+        assert!(RawTerminal::enter().expect("no trouble").is_none(), "one guest has it");
+        stdin().read_exact(&mut [0]).expect("a key");
+        match ending.as_str() {
+            "drop" => drop(raw),
+            "panic" => panic!("on purpose"),
+            _ => std::process::abort(),
+        }
+    }
+
+    /// Whether the terminal is raw while the process runs, and afterwards what it was before.
+    fn ends_well_by(ending: &str) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+        grantpt(&master)
+            .and_then(|()| unlockpt(&master))
+            .expect("it can be used");
+        let name = ptsname(&master, Vec::new())
+            .expect("it has a name")
+            .into_string()
+            .expect("of ASCII");
+        let terminal = File::options()
+            .read(true)
+            .write(true)
+            .open(name)
+            .expect("it can be opened");
+        let is_raw = || {
+            let modes = tcgetattr(&terminal).expect("a terminal");
+            !modes
+                .local_modes
+                .intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+        };
+        assert!(!is_raw());
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "terminal::tests::in_a_terminal"])
+            .env(ENDING, ending)
+            .stdin(terminal.try_clone().expect("a second handle"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the test can be run again");
+        while !is_raw() {
+            assert!(
+                child.try_wait().expect("a child").is_none(),
+                "it ended without having been raw"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let before = tcgetattr(&terminal).expect("a terminal").output_modes;
+        assert!(
+            before.contains(OutputModes::OPOST),
+            "messages still begin at the left edge"
+        );
+        File::from(master.try_clone().expect("a second handle"))
+            .write_all(b"x")
+            .expect("a key can be pressed");
+        child.wait().expect("a child");
+        assert!(!is_raw(), "the terminal was left raw by {ending}");
+    }
+
+    #[test]
+    fn the_terminal_is_restored_when_the_guest_lets_go_of_it() {
+        ends_well_by("drop");
+    }
+
+    #[test]
+    fn the_terminal_is_restored_by_a_panic() {
+        ends_well_by("panic");
+    }
+
+    #[test]
+    fn the_terminal_is_restored_by_an_abort() {
+        ends_well_by("abort");
+    }
 
     fn typed(pieces: &[&[u8]]) -> (Vec<u8>, Leave) {
         let (mut keys, mut guest) = (EscapeKeys::default(), Vec::new());
