@@ -60,7 +60,13 @@ fn uart() -> Uart {
         divisor: 12,
         modem_status: 0xb0,
         fifo: VecDeque::from([1, 2, 3]),
-        lines: [Line { vector: 0x24, trigger: Trigger::Level }, Line::default()],
+        lines: [
+            Line {
+                vector: 0x24,
+                trigger: Trigger::Level,
+            },
+            Line::default(),
+        ],
         lcr: 3,
         old_mode: 0,
         pending: Some(7),
@@ -104,7 +110,11 @@ fn the_schema_says_what_the_attributes_say() {
 
 #[test]
 fn retired_skipped_absent_and_unneeded_parts_are_not_taken_out() {
-    let mut original = Uart { old_mode: 5, baud: 9600, ..uart() };
+    let mut original = Uart {
+        old_mode: 5,
+        baud: 9600,
+        ..uart()
+    };
     original.pending = None;
     original.timer.deadline = 0;
     let value = VmState::to_value(&original);
@@ -124,13 +134,23 @@ fn a_missing_or_misfit_field_is_named() {
     assert_eq!(error.to_string(), "field divisor: 65536 is no u16");
 
     let error = <Timer as VmState>::from_value(&StructValue::new(1)).expect_err("it has no deadline");
-    assert_eq!((error.path, error.mismatch), ("deadline".parse::<FieldPath>().expect("a path"), Mismatch::Missing));
+    assert_eq!(
+        (error.path, error.mismatch),
+        ("deadline".parse::<FieldPath>().expect("a path"), Mismatch::Missing)
+    );
 }
 
 #[test]
 fn a_value_of_a_version_that_was_not_adapted_is_refused() {
     let error = <Timer as VmState>::from_value(&StructValue::new(2)).expect_err("the timer is of version 1");
-    assert_eq!(error.mismatch, Mismatch::Version { found: 2, oldest: 1, newest: 1 });
+    assert_eq!(
+        error.mismatch,
+        Mismatch::Version {
+            found: 2,
+            oldest: 1,
+            newest: 1
+        }
+    );
 }
 
 #[test]

@@ -16,18 +16,34 @@ use syn::{
 pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
     refuse_generics(input)?;
     let Data::Struct(data) = &input.data else {
-        return Err(Error::new_spanned(&input.ident, "VmState is for structs; a fieldless enum derives VmEnum"));
+        return Err(Error::new_spanned(
+            &input.ident,
+            "VmState is for structs; a fieldless enum derives VmEnum",
+        ));
     };
     let members = match &data.fields {
         Fields::Named(fields) => &fields.named,
-        _ => return Err(Error::new_spanned(&input.ident, "a VmState struct has named fields: they are its wire names")),
+        _ => {
+            return Err(Error::new_spanned(
+                &input.ident,
+                "a VmState struct has named fields: they are its wire names",
+            ));
+        }
     };
     let container = Container::parse(input)?;
-    let fields = members.iter().map(|field| Member::parse(field, &container)).collect::<Result<Vec<_>>>()?;
+    let fields = members
+        .iter()
+        .map(|field| Member::parse(field, &container))
+        .collect::<Result<Vec<_>>>()?;
     refuse_duplicates(&fields)?;
 
     let ident = &input.ident;
-    let Container { name, version, minimum_version, priority } = &container;
+    let Container {
+        name,
+        version,
+        minimum_version,
+        priority,
+    } = &container;
     let schemas = fields.iter().filter_map(Member::field_schema);
     let subsections = fields.iter().filter_map(Member::subsection_schema);
     let puts: TokenStream = fields.iter().map(Member::put).collect();
@@ -87,15 +103,24 @@ pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
 pub(crate) fn derive_enum(input: &DeriveInput) -> Result<TokenStream> {
     refuse_generics(input)?;
     let Data::Enum(data) = &input.data else {
-        return Err(Error::new_spanned(&input.ident, "VmEnum is for fieldless enums; a struct derives VmState"));
+        return Err(Error::new_spanned(
+            &input.ident,
+            "VmEnum is for fieldless enums; a struct derives VmState",
+        ));
     };
     if data.variants.is_empty() {
-        return Err(Error::new_spanned(&input.ident, "an enum without variants has no values to save"));
+        return Err(Error::new_spanned(
+            &input.ident,
+            "an enum without variants has no values to save",
+        ));
     }
     let (mut idents, mut names) = (Vec::new(), Vec::<LitStr>::new());
     for variant in &data.variants {
         if !matches!(variant.fields, Fields::Unit) {
-            return Err(Error::new_spanned(variant, "a variant with fields cannot be saved; use a struct beside the enum"));
+            return Err(Error::new_spanned(
+                variant,
+                "a variant with fields cannot be saved; use a struct beside the enum",
+            ));
         }
         let mut name = None;
         each_attribute(&variant.attrs, &mut |meta| match () {
@@ -104,7 +129,10 @@ pub(crate) fn derive_enum(input: &DeriveInput) -> Result<TokenStream> {
         })?;
         let name = name.unwrap_or_else(|| LitStr::new(&kebab_case(&variant.ident), variant.ident.span()));
         if names.iter().any(|other| other.value() == name.value()) {
-            return Err(Error::new(name.span(), format!("two variants are named `{}`", name.value())));
+            return Err(Error::new(
+                name.span(),
+                format!("two variants are named `{}`", name.value()),
+            ));
         }
         idents.push(&variant.ident);
         names.push(name);
@@ -247,9 +275,7 @@ impl Marks {
             () if meta.path.is_ident("skip") => {
                 let mut reason = None;
                 meta.parse_nested_meta(|inner| match () {
-                    () if inner.path.is_ident("reason") => {
-                        set(&mut reason, &inner, inner.value()?.parse::<LitStr>()?)
-                    }
+                    () if inner.path.is_ident("reason") => set(&mut reason, &inner, inner.value()?.parse::<LitStr>()?),
                     () => Err(inner.error("to skip a field takes `reason = \"...\"` and nothing else")),
                 })?;
                 if reason.is_none_or(|reason| reason.value().trim().is_empty()) {
@@ -273,27 +299,48 @@ impl Marks {
 
 impl<'a> Member<'a> {
     fn parse(field: &'a Field, container: &Container) -> Result<Self> {
-        let ident = field.ident.as_ref().ok_or_else(|| Error::new_spanned(field, "a field without a name"))?;
+        let ident = field
+            .ident
+            .as_ref()
+            .ok_or_else(|| Error::new_spanned(field, "a field without a name"))?;
         let marks = Marks::parse(field)?;
-        let name = marks.name.clone().unwrap_or_else(|| LitStr::new(&ident.unraw().to_string(), ident.span()));
+        let name = marks
+            .name
+            .clone()
+            .unwrap_or_else(|| LitStr::new(&ident.unraw().to_string(), ident.span()));
         let role = match (&marks.skip, &marks.subsection) {
             (None, None) => Role::Described(Described::new(field, &marks, container)?),
             _ if marks.describe_a_field() => {
-                return Err(Error::new_spanned(ident, "this attribute is not possible with `skip` or `subsection`"));
+                return Err(Error::new_spanned(
+                    ident,
+                    "this attribute is not possible with `skip` or `subsection`",
+                ));
             }
             (Some(()), None) => Role::Skipped,
-            (None, Some(needed)) => Role::Subsection { ty: &field.ty, needed: needed.clone() },
+            (None, Some(needed)) => Role::Subsection {
+                ty: &field.ty,
+                needed: needed.clone(),
+            },
             (Some(()), Some(_)) => {
-                return Err(Error::new_spanned(ident, "a field cannot be skipped and a subsection at once"));
+                return Err(Error::new_spanned(
+                    ident,
+                    "a field cannot be skipped and a subsection at once",
+                ));
             }
         };
         Ok(Self { ident, name, role })
     }
 
     fn field_schema(&self) -> Option<TokenStream> {
-        let Role::Described(field) = &self.role else { return None };
+        let Role::Described(field) = &self.role else {
+            return None;
+        };
         let (name, ty, form) = (&self.name, field.ty, field.form());
-        let constructor = if field.may_be_absent { quote!(absentable_field) } else { quote!(field) };
+        let constructor = if field.may_be_absent {
+            quote!(absentable_field)
+        } else {
+            quote!(field)
+        };
         let base = quote!(::vmstate::state::derived::#constructor::<#form, #ty>(#name));
         let mut changes = Vec::new();
         let since = field.since;
@@ -316,7 +363,9 @@ impl<'a> Member<'a> {
     }
 
     fn subsection_schema(&self) -> Option<TokenStream> {
-        let Role::Subsection { ty, needed } = &self.role else { return None };
+        let Role::Subsection { ty, needed } = &self.role else {
+            return None;
+        };
         let (name, optional) = (&self.name, needed.is_some());
         Some(quote!(::vmstate::state::derived::subsection::<#ty>(#name, #optional)))
     }
@@ -340,8 +389,7 @@ impl<'a> Member<'a> {
                 }
             }
             Role::Subsection { ty, needed } => {
-                let put =
-                    quote!(::vmstate::state::derived::put_subsection::<#ty>(&mut value, #name, &self.#ident););
+                let put = quote!(::vmstate::state::derived::put_subsection::<#ty>(&mut value, #name, &self.#ident););
                 match needed {
                     Some(needed) => quote!(if #needed(self) { #put }),
                     None => put,
@@ -382,12 +430,21 @@ impl<'a> Described<'a> {
             _ => &field.ty,
         };
         let since = marks.since.unwrap_or(1);
-        let Container { version, minimum_version, .. } = *container;
+        let Container {
+            version,
+            minimum_version,
+            ..
+        } = *container;
         if !(1..=version).contains(&since) {
-            return fault(format!("`since` is between 1 and the version of the struct, which is {version}"));
+            return fault(format!(
+                "`since` is between 1 and the version of the struct, which is {version}"
+            ));
         }
         if marks.until.is_some_and(|until| until <= since || until > version) {
-            return fault(format!("`until` is the first version without the field: {} to {version}", since + 1));
+            return fault(format!(
+                "`until` is the first version without the field: {} to {version}",
+                since + 1
+            ));
         }
         if may_be_absent && marks.default.is_some() {
             return fault("a field that may be absent is `None` by default; leave out `default`".into());
@@ -406,7 +463,14 @@ impl<'a> Described<'a> {
             Some(expression) => expression.clone(),
             None => syn::parse_quote!(<#ty as ::std::default::Default>::default()),
         });
-        Ok(Self { ty, max: marks.max.clone(), since, until: marks.until, may_be_absent, default })
+        Ok(Self {
+            ty,
+            max: marks.max.clone(),
+            since,
+            until: marks.until,
+            may_be_absent,
+            default,
+        })
     }
 
     /// The type of `vmstate::state::derived` that knows how the field is written.
@@ -422,7 +486,9 @@ impl<'a> Described<'a> {
 fn option_contents(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last().filter(|segment| segment.ident == "Option")?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
     match arguments.args.first()? {
         GenericArgument::Type(contents) => Some(contents),
         _ => None,
@@ -452,7 +518,10 @@ fn literal_name(meta: &ParseNestedMeta) -> Result<LitStr> {
     if (1..=64).contains(&name.value().len()) && name.value().chars().all(legal) {
         Ok(name)
     } else {
-        Err(Error::new(name.span(), "a name is 1 to 64 ASCII letters, digits, `-` and `_`"))
+        Err(Error::new(
+            name.span(),
+            "a name is 1 to 64 ASCII letters, digits, `-` and `_`",
+        ))
     }
 }
 
@@ -460,7 +529,10 @@ fn refuse_generics(input: &DeriveInput) -> Result<()> {
     if input.generics.params.is_empty() {
         Ok(())
     } else {
-        Err(Error::new_spanned(&input.generics, "a state has one description, so its type has no parameters"))
+        Err(Error::new_spanned(
+            &input.generics,
+            "a state has one description, so its type has no parameters",
+        ))
     }
 }
 
@@ -469,7 +541,10 @@ fn refuse_duplicates(fields: &[Member]) -> Result<()> {
         let described = |member: &Member| !matches!(member.role, Role::Skipped);
         let same = |other: &&Member| described(other) && other.name.value() == field.name.value();
         if described(field) && fields[..i].iter().any(|other| same(&other)) {
-            return Err(Error::new(field.name.span(), format!("two fields are named `{}`", field.name.value())));
+            return Err(Error::new(
+                field.name.span(),
+                format!("two fields are named `{}`", field.name.value()),
+            ));
         }
     }
     Ok(())
@@ -493,7 +568,11 @@ mod tests {
     use syn::parse_quote;
 
     fn refusal(input: &DeriveInput) -> String {
-        let derived = if matches!(input.data, Data::Enum(_)) { derive_enum(input) } else { derive_state(input) };
+        let derived = if matches!(input.data, Data::Enum(_)) {
+            derive_enum(input)
+        } else {
+            derive_state(input)
+        };
         derived.expect_err("it should be refused").to_string()
     }
 

@@ -114,7 +114,10 @@ struct Fault {
 
 impl Fault {
     fn within(self, outer: Step) -> Self {
-        Self { path: self.path.within(outer), ..self }
+        Self {
+            path: self.path.within(outer),
+            ..self
+        }
     }
 }
 
@@ -129,7 +132,11 @@ impl<'a> Reader<'a> {
     const ROOM_AT_ONCE: usize = 16;
 
     fn fault(&self, fault: DecodeFault) -> Fault {
-        Fault { path: FieldPath::root(), offset: self.offset, fault }
+        Fault {
+            path: FieldPath::root(),
+            offset: self.offset,
+            fault,
+        }
     }
 
     fn finish<T>(&self, value: T) -> Result<T, Fault> {
@@ -144,7 +151,10 @@ impl<'a> Reader<'a> {
         let found: u32 = self.leaf(&WireType::U32)?;
         let described = schema.version;
         if found != described {
-            return Err(Fault { fault: DecodeFault::Version { found, described }, ..start });
+            return Err(Fault {
+                fault: DecodeFault::Version { found, described },
+                ..start
+            });
         }
         let mut value = StructValue::new(found);
         for field in schema.live_fields() {
@@ -169,20 +179,25 @@ impl<'a> Reader<'a> {
         let mut next = 0;
         for _ in 0..count {
             let start = self.offset;
-            let at_start = |fault| Fault { path: FieldPath::root(), offset: start, fault };
-            let name = self.text(u32::try_from(Name::MAX_LEN).unwrap_or(u32::MAX))?;
-            let Some(place) = schema.subsections.iter().position(|subsection| subsection.name == *name) else {
-                return Err(at_start(DecodeFault::UnknownSubsection(name.to_owned())));
+            let at_start = |fault| Fault {
+                path: FieldPath::root(),
+                offset: start,
+                fault,
             };
-            let subsection = &schema.subsections[place];
-            if place < next {
-                return Err(at_start(DecodeFault::MisplacedSubsection(subsection.name.clone())));
-            }
-            check_left_out(&schema.subsections[next..place]).map_err(at_start)?;
+            let name = self.text(u32::try_from(Name::MAX_LEN).unwrap_or(u32::MAX))?;
+            let rest = &schema.subsections[next..];
+            let Some(passed) = rest.iter().position(|subsection| subsection.name == *name) else {
+                return Err(at_start(match schema.subsection(name) {
+                    Some(earlier) => DecodeFault::MisplacedSubsection(earlier.name.clone()),
+                    None => DecodeFault::UnknownSubsection(name.to_owned()),
+                }));
+            };
+            check_left_out(&rest[..passed]).map_err(at_start)?;
+            let subsection = &rest[passed];
             let payload = self.take_subsection(subsection);
             let payload = payload.map_err(|fault| fault.within(Step::Field(subsection.name.clone())))?;
             value.push_subsection(subsection.name.clone(), payload);
-            next = place + 1;
+            next += passed + 1;
         }
         check_left_out(&schema.subsections[next..]).map_err(|fault| self.fault(fault))
     }
@@ -190,7 +205,10 @@ impl<'a> Reader<'a> {
     fn take_subsection(&mut self, subsection: &SubsectionSchema) -> Result<StructValue, Fault> {
         let len = self.len(u32::MAX)?;
         let offset = self.offset;
-        let mut payload = Reader { bytes: self.slice(len)?, offset };
+        let mut payload = Reader {
+            bytes: self.slice(len)?,
+            offset,
+        };
         let value = payload.take_struct(&subsection.schema)?;
         payload.finish(value)
     }
@@ -227,7 +245,10 @@ impl<'a> Reader<'a> {
                 let variant = usize::try_from(index).ok().and_then(|index| variants.get(index));
                 let Some(variant) = variant else {
                     let variants = variants.len();
-                    return Err(Fault { fault: DecodeFault::Variant { index, variants }, ..start });
+                    return Err(Fault {
+                        fault: DecodeFault::Variant { index, variants },
+                        ..start
+                    });
                 };
                 Value::Enum(variant.clone())
             }
@@ -260,7 +281,10 @@ impl<'a> Reader<'a> {
         let start = self.fault(DecodeFault::Truncated);
         let len: u32 = self.leaf(&WireType::U32)?;
         if len > max {
-            return Err(Fault { fault: DecodeFault::TooLong { len, max }, ..start });
+            return Err(Fault {
+                fault: DecodeFault::TooLong { len, max },
+                ..start
+            });
         }
         Ok(len)
     }

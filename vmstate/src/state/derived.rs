@@ -24,7 +24,11 @@ pub fn schema(description: Description) -> Schema {
 /// A subsection of type `T`.
 #[must_use]
 pub fn subsection<T: VmState>(name: &'static str, optional: bool) -> SubsectionSchema {
-    SubsectionSchema { name: name.into(), optional, schema: T::schema().clone() }
+    SubsectionSchema {
+        name: name.into(),
+        optional,
+        schema: T::schema().clone(),
+    }
 }
 
 /// Refuses a value of a version that was not adapted to.
@@ -95,7 +99,9 @@ pub fn struct_wire_type<T: VmState>() -> WireType {
 /// `VmField::wire_type` of an enum.
 #[must_use]
 pub fn enum_wire_type<E: VmEnum>() -> WireType {
-    WireType::Enum { variants: E::VARIANTS.iter().map(|variant| Name::from(*variant)).collect() }
+    WireType::Enum {
+        variants: E::VARIANTS.iter().map(|variant| Name::from(*variant)).collect(),
+    }
 }
 
 /// `VmField::to_value` of an enum.
@@ -167,5 +173,8 @@ pub fn field<F: FieldForm<T>, T>(name: &'static str) -> FieldSchema {
 /// A field of type `Option<T>` that is left out when it is `None`.
 #[must_use]
 pub fn absentable_field<F: FieldForm<T>, T>(name: &'static str) -> FieldSchema {
-    FieldSchema { may_be_absent: true, ..FieldSchema::new(name, F::wire_type()) }
+    FieldSchema {
+        may_be_absent: true,
+        ..FieldSchema::new(name, F::wire_type())
+    }
 }

@@ -43,7 +43,10 @@ pub fn encode(schema: &Schema, value: &StructValue) -> Result<Vec<u8>, EncodeErr
     let mut out = Vec::new();
     match put_struct(&mut out, schema, value) {
         Ok(()) => Ok(out),
-        Err(error) => Err(EncodeError { description: schema.name.clone(), error }),
+        Err(error) => Err(EncodeError {
+            description: schema.name.clone(),
+            error,
+        }),
     }
 }
 
@@ -59,7 +62,12 @@ pub(super) fn encode_default(field: &FieldSchema) -> Result<Option<Vec<u8>>, Sta
 fn put_struct(out: &mut Vec<u8>, schema: &Schema, value: &StructValue) -> Result<(), StateError> {
     if value.version() != schema.version {
         let (found, newest) = (value.version(), schema.version);
-        return Err(Mismatch::Version { found, oldest: newest, newest }.into());
+        return Err(Mismatch::Version {
+            found,
+            oldest: newest,
+            newest,
+        }
+        .into());
     }
     leaf(out, &value.version());
 
@@ -104,7 +112,10 @@ fn put_subsections(out: &mut Vec<u8>, schema: &Schema, value: &StructValue) -> R
         }
     }
     if written < value.subsections().len() {
-        let unknown = value.subsections().map(|(name, _)| name).find(|name| schema.subsection(name).is_none());
+        let unknown = value
+            .subsections()
+            .map(|(name, _)| name)
+            .find(|name| schema.subsection(name).is_none());
         return Err(unknown_field(unknown));
     }
     Ok(())
@@ -182,14 +193,24 @@ fn put_len(out: &mut Vec<u8>, len: usize, max: u32) -> Result<(), StateError> {
 }
 
 fn check_exact(len: usize, expected: u32) -> Result<(), StateError> {
-    if u32::try_from(len) == Ok(expected) { Ok(()) } else { Err(Mismatch::Length { len, expected }.into()) }
+    if u32::try_from(len) == Ok(expected) {
+        Ok(())
+    } else {
+        Err(Mismatch::Length { len, expected }.into())
+    }
 }
 
 fn narrow<T, V>(wire: &WireType, value: V) -> Result<T, StateError>
 where
     V: Copy + TryInto<T> + Into<i128>,
 {
-    value.try_into().map_err(|_| Mismatch::Range { expected: wire.to_string(), value: value.into() }.into())
+    value.try_into().map_err(|_| {
+        Mismatch::Range {
+            expected: wire.to_string(),
+            value: value.into(),
+        }
+        .into()
+    })
 }
 
 fn leaf<T: Serialize>(out: &mut Vec<u8>, value: &T) {

@@ -23,13 +23,19 @@ impl StateError {
     /// This error seen from one level further out.
     #[must_use]
     pub fn within(self, outer: Step) -> Self {
-        Self { path: self.path.within(outer), mismatch: self.mismatch }
+        Self {
+            path: self.path.within(outer),
+            mismatch: self.mismatch,
+        }
     }
 }
 
 impl From<Mismatch> for StateError {
     fn from(mismatch: Mismatch) -> Self {
-        Self { path: FieldPath::root(), mismatch }
+        Self {
+            path: FieldPath::root(),
+            mismatch,
+        }
     }
 }
 

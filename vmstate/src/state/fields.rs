@@ -10,7 +10,11 @@ use super::value::Value;
 
 /// The error for a value of another kind than the one that belongs there.
 pub(super) fn wrong_kind(expected: impl Into<String>, found: &Value) -> StateError {
-    Mismatch::Kind { expected: expected.into(), found: found.kind() }.into()
+    Mismatch::Kind {
+        expected: expected.into(),
+        found: found.kind(),
+    }
+    .into()
 }
 
 impl VmField for bool {
@@ -66,8 +70,13 @@ impl VmField for u8 {
 
     fn from_value(value: &Value) -> Result<Self, StateError> {
         match value {
-            Value::Uint(value) => u8::try_from(*value)
-                .map_err(|_| Mismatch::Range { expected: "u8".into(), value: (*value).into() }.into()),
+            Value::Uint(value) => u8::try_from(*value).map_err(|_| {
+                Mismatch::Range {
+                    expected: "u8".into(),
+                    value: (*value).into(),
+                }
+                .into()
+            }),
             other => Err(wrong_kind("u8", other)),
         }
     }
@@ -103,7 +112,10 @@ impl VmField for f64 {
 
 impl<T: VmField, const N: usize> VmField for [T; N] {
     fn wire_type() -> WireType {
-        WireType::Array { of: Box::new(T::wire_type()), len: bounded(N) }
+        WireType::Array {
+            of: Box::new(T::wire_type()),
+            len: bounded(N),
+        }
     }
 
     fn to_value(&self) -> Value {
@@ -113,7 +125,13 @@ impl<T: VmField, const N: usize> VmField for [T; N] {
     fn from_value(value: &Value) -> Result<Self, StateError> {
         let elements = T::run_from_value(value)?;
         let len = elements.len();
-        elements.try_into().map_err(|_| Mismatch::Length { len, expected: bounded(N) }.into())
+        elements.try_into().map_err(|_| {
+            Mismatch::Length {
+                len,
+                expected: bounded(N),
+            }
+            .into()
+        })
     }
 }
 

@@ -14,26 +14,31 @@
 //! [`compare()`] says beforehand, from the two schemas alone, whether every value, no value, or only values under some
 //! condition will get through [`adapt()`].
 
+mod adapt;
+mod compare;
 mod decode;
-mod description;
 #[doc(hidden)]
 pub mod derived;
+mod description;
 mod encode;
 mod error;
 mod fields;
 mod name;
 mod path;
+mod relation;
 mod schema;
+mod schema_cbor;
 mod value;
 
+pub use adapt::{AdaptError, Refusal, adapt};
+pub use compare::{Comparison, Condition, FieldVerdict, Obstacle, Verdict, compare};
 pub use decode::{DecodeError, DecodeFault, decode};
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
 pub use error::{Mismatch, StateError};
 pub use name::Name;
 pub use path::{FieldPath, NoPath, Step};
-pub use schema::{
-    Description, FieldSchema, Schema, SchemaError, SchemaFault, SubsectionSchema, TypeFault, WireType,
-};
+pub use schema::{Description, FieldSchema, Schema, SchemaError, SchemaFault, SubsectionSchema, TypeFault, WireType};
+pub use schema_cbor::SchemaReadError;
 pub use value::{StructValue, Value};
 pub use vmstate_macros::{VmEnum, VmState};

@@ -165,7 +165,14 @@ impl FieldSchema {
     /// A field that every version of the description has.
     #[must_use]
     pub fn new(name: impl Into<Name>, wire: WireType) -> Self {
-        Self { name: name.into(), wire, since: 1, until: None, may_be_absent: false, default: None }
+        Self {
+            name: name.into(),
+            wire,
+            since: 1,
+            until: None,
+            may_be_absent: false,
+            default: None,
+        }
     }
 
     /// Whether the description has this field at that version.
@@ -232,7 +239,11 @@ impl Description {
     pub fn check(self) -> Result<Schema, SchemaError> {
         match self.fault() {
             None => Ok(Schema(self)),
-            Some((field, fault)) => Err(SchemaError { description: self.name, field, fault }),
+            Some((field, fault)) => Err(SchemaError {
+                description: self.name,
+                field,
+                fault,
+            }),
         }
     }
 
@@ -241,7 +252,13 @@ impl Description {
             return Some((None, SchemaFault::Name));
         }
         if !(1..=self.version).contains(&self.minimum_version) {
-            return Some((None, SchemaFault::Versions { version: self.version, minimum: self.minimum_version }));
+            return Some((
+                None,
+                SchemaFault::Versions {
+                    version: self.version,
+                    minimum: self.minimum_version,
+                },
+            ));
         }
         let mut seen = HashSet::new();
         let subsections = self.subsections.iter().map(|s| &s.name);
@@ -265,7 +282,11 @@ impl Description {
         if !(1..=self.version).contains(&field.since)
             || retired.is_some_and(|until| until <= field.since || until > self.version)
         {
-            return Some(SchemaFault::Life { since: field.since, until: retired, version: self.version });
+            return Some(SchemaFault::Life {
+                since: field.since,
+                until: retired,
+                version: self.version,
+            });
         }
         if field.may_be_absent && field.default.is_some() {
             return Some(SchemaFault::AbsentAndDefault);

@@ -112,7 +112,11 @@ impl StructValue {
     /// A value without fields, of the given version of its description.
     #[must_use]
     pub fn new(version: u32) -> Self {
-        Self { version, fields: Vec::new(), subsections: Vec::new() }
+        Self {
+            version,
+            fields: Vec::new(),
+            subsections: Vec::new(),
+        }
     }
 
     /// The version of the description that this value was taken by. After [`adapt`](super::adapt) it still is the
@@ -162,7 +166,10 @@ impl StructValue {
 
     /// The subsection of that name, to be changed.
     pub fn subsection_mut(&mut self, name: &str) -> Option<&mut StructValue> {
-        self.subsections.iter_mut().find(|(n, _)| n == name).map(|(_, value)| value)
+        self.subsections
+            .iter_mut()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value)
     }
 
     /// Adds a subsection or replaces it.
@@ -177,6 +184,11 @@ impl StructValue {
     /// The subsections that are there, in order.
     pub fn subsections(&self) -> impl ExactSizeIterator<Item = (&Name, &StructValue)> {
         self.subsections.iter().map(|(name, value)| (name, value))
+    }
+
+    /// The fields and the subsections.
+    pub(super) fn into_parts(self) -> (Vec<(Name, Value)>, Vec<(Name, StructValue)>) {
+        (self.fields, self.subsections)
     }
 
     /// Adds a field whose name is known to be new; [`set`](Self::set) without its search.
@@ -234,6 +246,9 @@ mod tests {
             .with("mac", Value::Bytes(vec![0x52, 0x54]))
             .with("timer", Value::Option(None));
         value.set_subsection("fifo", StructValue::new(1).with("level", Value::Uint(16)));
-        assert_eq!(value.to_string(), "{ mode: edge, mac: 0x5254, timer: none, fifo: { level: 0x10 } }");
+        assert_eq!(
+            value.to_string(),
+            "{ mode: edge, mac: 0x5254, timer: none, fifo: { level: 0x10 } }"
+        );
     }
 }
