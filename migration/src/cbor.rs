@@ -16,6 +16,8 @@ use crate::ident::{ContentHash, Id};
 const MAX_DEPTH: u32 = 16;
 /// The longest text or byte string.
 const MAX_TEXT: usize = 64 << 10;
+/// The longest list: what is long (checksums, schemas) is a byte string.
+const MAX_LIST: usize = 64 << 10;
 
 /// Metadata that cannot be read. The place is the path of keys and the offset in the record's payload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -160,8 +162,13 @@ impl<'b> Reader<'b> {
             .take("a list", Decoder::array)?
             .ok_or_else(|| self.error("a definite length is expected"))?;
         let left = self.decoder.input().len() - self.decoder.position();
-        if usize::try_from(count).ok().is_none_or(|count| count > left) {
-            return Err(self.error(format_args!("a list of {count} elements in {left} bytes")));
+        if usize::try_from(count)
+            .ok()
+            .is_none_or(|count| count > left.min(MAX_LIST))
+        {
+            return Err(self.error(format_args!(
+                "a list of {count} elements in {left} bytes (at most {MAX_LIST})"
+            )));
         }
         self.nested(|reader| (0..count).map(|_| T::read(reader)).collect())
     }

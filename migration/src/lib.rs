@@ -14,10 +14,13 @@ pub mod ident;
 pub mod listener;
 pub mod manifest;
 pub mod phases;
+pub mod progress;
 pub mod ram;
 pub mod record;
 pub mod stats;
 pub mod switchover;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod uri;
 pub mod vm;
 

@@ -21,7 +21,7 @@ pub const HEADER_LEN: usize = 16;
 const IGNORABLE: u16 = 1;
 
 /// What a reader still skips of a kind that it does not know.
-const MAX_UNKNOWN: u32 = 16 << 20;
+const MAX_UNKNOWN: u32 = 4 << 20;
 
 /// Which kind of record, and with it what the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,8 +111,8 @@ impl RecordKind {
             Self::Header => 64 << 10,
             Self::Preflight => 1 << 20,
             Self::Ram => (2 << 20) + (64 << 10),
-            Self::Section => 4 << 20,
-            Self::Schemas | Self::Manifest => 16 << 20,
+            Self::Section => 1 << 20,
+            Self::Schemas | Self::Manifest => 4 << 20,
             Self::Index => 64 << 20,
         }
     }
@@ -158,10 +158,10 @@ pub enum RecordError {
         found: u32,
     },
     /// The payload is damaged.
-    #[error("the {kind} record is damaged (checksum {found:#010x} instead of {expected:#010x})")]
+    #[error("the {} record is damaged (checksum {found:#010x} instead of {expected:#010x})", name_of(*.number))]
     Payload {
-        /// The kind of the record.
-        kind: RecordKind,
+        /// The number of its kind, which may be an unknown one.
+        number: u16,
         /// What the payload gives.
         expected: u32,
         /// What the header says.
@@ -185,6 +185,10 @@ pub enum RecordError {
     UnknownFlags(u16),
 }
 
+fn name_of(number: u16) -> String {
+    RecordKind::from_number(number).map_or_else(|| format!("unknown ({number})"), |kind| kind.to_string())
+}
+
 /// A record's header, valid in itself: its checksum, flags and length were checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
@@ -192,6 +196,8 @@ pub struct RecordHeader {
     pub kind: Option<RecordKind>,
     /// The payload's length in bytes.
     pub length: u32,
+    number: u16,
+    flags: u16,
     payload_crc: u32,
 }
 
@@ -214,17 +220,30 @@ impl RecordHeader {
         Ok(Self {
             kind: Some(kind),
             length,
+            number: kind.number(),
+            flags: 0,
             payload_crc: crc.finalize(),
         })
+    }
+
+    /// The number of the kind, known or not.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The checksum that the payload has to have.
+    #[must_use]
+    pub fn payload_crc(&self) -> u32 {
+        self.payload_crc
     }
 
     /// The header's bytes.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
-        let (kind, flags) = self.kind.map_or((u16::MAX, IGNORABLE), |kind| (kind.number(), 0));
         let mut bytes = [0; HEADER_LEN];
-        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
-        bytes[2..4].copy_from_slice(&flags.to_le_bytes());
+        bytes[0..2].copy_from_slice(&self.number.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.flags.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.payload_crc.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..12]);
@@ -263,6 +282,8 @@ impl RecordHeader {
         Ok(Self {
             kind,
             length,
+            number,
+            flags,
             payload_crc: u32::from_le_bytes([p0, p1, p2, p3]),
         })
     }
@@ -273,14 +294,15 @@ impl RecordHeader {
     ///
     /// [`RecordError::Payload`] if it is not the payload of this header.
     pub fn check(&self, payload: &[u8]) -> Result<(), RecordError> {
-        match (self.kind, crc32fast::hash(payload)) {
-            (Some(kind), expected) if expected != self.payload_crc => Err(RecordError::Payload {
-                kind,
-                expected,
-                found: self.payload_crc,
-            }),
-            _ => Ok(()),
+        let expected = crc32fast::hash(payload);
+        if expected == self.payload_crc {
+            return Ok(());
         }
+        Err(RecordError::Payload {
+            number: self.number,
+            expected,
+            found: self.payload_crc,
+        })
     }
 }
 
@@ -318,19 +340,13 @@ impl Record {
             let mut header = [0; HEADER_LEN];
             reader.read_exact(&mut header)?;
             let header = RecordHeader::from_bytes(&header)?;
-            let mut payload = reader.by_ref().take(header.length.into());
-            let Some(kind) = header.kind else {
-                if io::copy(&mut payload, &mut io::sink())? < u64::from(header.length) {
-                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                }
-                continue;
-            };
             let mut bytes = Vec::new();
-            payload.read_to_end(&mut bytes)?;
+            reader.by_ref().take(header.length.into()).read_to_end(&mut bytes)?;
             if u32::try_from(bytes.len()) != Ok(header.length) {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             header.check(&bytes)?;
+            let Some(kind) = header.kind else { continue };
             return Ok(Self { kind, payload: bytes });
         }
     }
@@ -390,9 +406,8 @@ mod tests {
         let error = Record::write(&mut Vec::new(), RecordKind::SectionsEnd, &long).expect_err("too long");
         assert!(error.to_string().contains("claims 65 bytes"), "{error}");
         let header = RecordHeader {
-            kind: Some(RecordKind::SectionsEnd),
             length: 65,
-            payload_crc: 0,
+            ..RecordHeader::new(RecordKind::SectionsEnd, &[]).expect("short")
         };
         assert!(matches!(
             RecordHeader::from_bytes(&header.to_bytes()),
@@ -403,9 +418,8 @@ mod tests {
     #[test]
     fn a_length_that_no_bytes_follow_costs_no_memory_and_ends_as_an_error() {
         let header = RecordHeader {
-            kind: Some(RecordKind::Index),
             length: 64 << 20,
-            payload_crc: 0,
+            ..RecordHeader::new(RecordKind::Index, &[]).expect("short")
         };
         assert!(matches!(
             Record::read(&mut header.to_bytes().as_slice()),

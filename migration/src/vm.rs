@@ -295,6 +295,16 @@ pub fn finish_blocks(recipe: &Recipe, blocks: &[Arc<RamBlock>]) -> Result<(), Vm
             });
         }
     }
+    seal_blocks(recipe, blocks)
+}
+
+/// Makes those blocks read-only that the recipe says are, without looking at what they hold.
+///
+/// # Errors
+///
+/// The blocks are not the recipe's, or one cannot be protected.
+pub fn seal_blocks(recipe: &Recipe, blocks: &[Arc<RamBlock>]) -> Result<(), VmError> {
+    match_blocks(recipe, blocks)?;
     for (wanted, block) in recipe.ram.iter().zip(blocks) {
         if wanted.readonly {
             block.make_readonly().map_err(|error| memory_error(block, &error))?;
