@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Described, Key, described};
 use crate::qom::{Install, Object, StateBinding};
-use crate::state::{self, DecodeError, HookError, Schema, StateError};
+use crate::state::{self, AdaptError, DecodeError, HookError, Schema, StateError};
 
 /// A section of a stream or file that is to be loaded.
 #[derive(Clone, Debug)]
@@ -47,25 +47,16 @@ pub enum LoadTreeError {
         /// Each `path (description)`.
         String,
     ),
-    /// The bytes are not what the writer's description says.
-    #[error("{path} ({description}): {source}")]
-    Decode {
-        /// The object.
-        path: String,
-        /// The type that holds the description.
-        description: String,
-        /// The field, the offset, and what is wrong.
-        source: Box<DecodeError>,
-    },
-    /// A field has a value that is none.
-    #[error("{path} ({description}): {source}")]
-    State {
+    /// A section is no state of its object.
+    #[error("{path} ({description}): {fault}")]
+    Section {
         /// The object.
         path: String,
         /// The type that holds the description.
         description: String,
         /// The field, and what is wrong.
-        source: Box<StateError>,
+        #[source]
+        fault: Box<SectionFault>,
     },
     /// A hook refused.
     #[error("{path} ({description}) cannot take this state: {source}")]
@@ -79,6 +70,20 @@ pub enum LoadTreeError {
     },
 }
 
+/// Why a section is no state of its object. Each names the field.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SectionFault {
+    /// The bytes are not what the writer's description says.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The writer's description, or this value of it, cannot be loaded by ours.
+    #[error(transparent)]
+    Adapt(#[from] AdaptError),
+    /// The type has more to object than the description.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
 /// Loads `sections` into the fresh tree below `root`.
 ///
 /// # Errors
@@ -86,28 +91,30 @@ pub enum LoadTreeError {
 /// [`LoadTreeError`] names object and field. Unless it is [`LoadTreeError::Hook`], no object was touched; in any case
 /// the tree is to be dropped.
 pub fn load_tree(root: &Object, sections: Vec<IncomingSection>) -> Result<(), LoadTreeError> {
-    let described = described(root);
-    let mut incoming = match_up(root, &described, sections)?;
-    let mut loads = Vec::with_capacity(described.len());
-    for one in described {
-        let Some(section) = incoming.remove(&one.key()) else {
-            continue;
-        };
-        loads.push(Load {
-            version: section.writer_schema.version,
-            install: prepare(one.binding, section)?,
-            target: one,
-        });
+    let mut loads = Vec::with_capacity(sections.len());
+    for (target, section) in match_up(root, sections)? {
+        match prepare(target.binding, &section) {
+            Ok(install) => loads.push(Load {
+                target,
+                install,
+                version: section.writer_schema.version,
+            }),
+            Err(fault) => {
+                let IncomingSection { path, description, .. } = section;
+                return Err(LoadTreeError::Section {
+                    path,
+                    description,
+                    fault: Box::new(fault),
+                });
+            }
+        }
     }
     install(loads)
 }
 
-/// Pairs sections and objects one to one.
-fn match_up(
-    root: &Object,
-    described: &[Described],
-    sections: Vec<IncomingSection>,
-) -> Result<BTreeMap<Key, IncomingSection>, LoadTreeError> {
+/// Pairs objects and sections one to one, in the order of loading.
+fn match_up(root: &Object, sections: Vec<IncomingSection>) -> Result<Vec<(Described, IncomingSection)>, LoadTreeError> {
+    let described = described(root);
     let here: BTreeSet<Key> = described.iter().map(Described::key).collect();
     let mut incoming = BTreeMap::new();
     for section in sections {
@@ -122,13 +129,16 @@ fn match_up(
             });
         }
     }
-    let missing: Vec<_> = described
-        .iter()
-        .filter(|one| !incoming.contains_key(&one.key()))
-        .map(|one| format!("{} ({})", one.path, one.description))
-        .collect();
+    let mut pairs = Vec::with_capacity(described.len());
+    let mut missing = Vec::new();
+    for one in described {
+        match incoming.remove(&one.key()) {
+            Some(section) => pairs.push((one, section)),
+            None => missing.push(format!("{} ({})", one.path, one.description)),
+        }
+    }
     if missing.is_empty() {
-        Ok(incoming)
+        Ok(pairs)
     } else {
         Err(LoadTreeError::Missing(missing.join(", ")))
     }
@@ -153,28 +163,10 @@ fn unexpected(root: &Object, section: IncomingSection) -> LoadTreeError {
 }
 
 /// The first phase for one section: from bytes to a state.
-fn prepare(binding: &StateBinding, section: IncomingSection) -> Result<Install, LoadTreeError> {
-    let IncomingSection {
-        path,
-        description,
-        writer_schema,
-        bytes,
-    } = section;
-    let value = match state::decode(&writer_schema, &bytes) {
-        Ok(value) => value,
-        Err(source) => {
-            return Err(LoadTreeError::Decode {
-                path,
-                description,
-                source: Box::new(source),
-            });
-        }
-    };
-    binding.prepare(&value).map_err(|source| LoadTreeError::State {
-        path,
-        description,
-        source: Box::new(source),
-    })
+fn prepare(binding: &StateBinding, section: &IncomingSection) -> Result<Install, SectionFault> {
+    let value = state::decode(&section.writer_schema, &section.bytes)?;
+    let value = state::adapt(value, &section.writer_schema, binding.schema())?;
+    Ok(binding.prepare(&value)?)
 }
 
 /// A state on its way into its object.
@@ -222,6 +214,7 @@ mod tests {
     use super::super::save_tree;
     use super::super::testing::{ClockState, MACHINE, PicState, clock, hooks_run, pic, sent, tree, used_machine};
     use super::*;
+    use crate::state::{StructValue, VmState};
 
     #[test]
     fn what_was_saved_is_loaded_into_a_machine_built_in_another_order_by_another_accelerator() {
@@ -302,6 +295,49 @@ mod tests {
         );
         let error = refused(|sections| sections[0].bytes.push(0));
         assert!(error.starts_with("/clock (clock): "), "{error}");
+    }
+
+    /// What version 2 of the controller, which had only these of its fields, sends.
+    fn from_version_2(fields: &[&str]) -> Result<PicState, String> {
+        let mut description = PicState::schema().clone().into_description();
+        description.version = 2;
+        description.fields.retain(|field| fields.contains(&field.name.as_str()));
+        description
+            .fields
+            .iter_mut()
+            .for_each(|field| (field.since, field.default) = (1, None));
+        let writer = description.check().expect("well formed");
+        let known = PicState {
+            mask: 0xfb,
+            pins: [true, false],
+        }
+        .to_value();
+        let value = fields.iter().fold(StructValue::new(2), |value, &field| {
+            value.with(field.to_owned(), known.get(field).expect("its own").clone())
+        });
+        let mut sections = sent(&used_machine());
+        sections[1].bytes = state::encode(&writer, &value).expect("it fits");
+        sections[1].writer_schema = Arc::new(writer);
+        let fresh = tree(&MACHINE);
+        load_tree(&fresh, sections).map_err(|error| error.to_string())?;
+        let state = pic(&fresh).state.lock().clone();
+        Ok(state)
+    }
+
+    #[test]
+    fn what_an_older_writer_sends_is_adapted_and_what_cannot_be_is_named() {
+        assert_eq!(
+            from_version_2(&["pins"]),
+            Ok(PicState {
+                mask: 0xff,
+                pins: [true, false]
+            })
+        );
+        let error = from_version_2(&["mask"]).expect_err("a field without default is missing");
+        assert!(
+            error.starts_with("/pic (pic-common): ") && error.contains("field pins"),
+            "{error}"
+        );
     }
 
     #[test]

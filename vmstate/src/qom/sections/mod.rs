@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{Object, StateBinding};
 use crate::state::Schema;
 
-pub use load::{IncomingSection, LoadTreeError, load_tree};
+pub use load::{IncomingSection, LoadTreeError, SectionFault, load_tree};
 pub use save::{SaveTreeError, save_tree};
 
 /// The description of one section that a tree has.

@@ -19,10 +19,11 @@ pub(super) fn hooks_run() -> Vec<String> {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "pic", version = 3)]
+#[vmstate(name = "pic", version = 3, minimum_version = 2)]
 pub(super) struct PicState {
-    mask: u8,
-    pins: [bool; 2],
+    #[vmstate(since = 3, default = 0xff)]
+    pub(super) mask: u8,
+    pub(super) pins: [bool; 2],
 }
 
 /// What any accelerator's controller has.
