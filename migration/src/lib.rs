@@ -17,6 +17,9 @@ pub mod phases;
 pub mod progress;
 pub mod ram;
 pub mod record;
+pub mod schemas;
+pub mod section;
+pub mod snapshot;
 pub mod stats;
 pub mod switchover;
 #[cfg(any(test, feature = "testing"))]
