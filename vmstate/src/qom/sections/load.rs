@@ -104,7 +104,7 @@ pub fn load_tree(root: &Object, sections: Vec<IncomingSection>) -> Result<(), Lo
                 return Err(LoadTreeError::Section {
                     path,
                     description,
-                    fault: Box::new(fault),
+                    fault,
                 });
             }
         }
@@ -163,10 +163,13 @@ fn unexpected(root: &Object, section: IncomingSection) -> LoadTreeError {
 }
 
 /// The first phase for one section: from bytes to a state.
-fn prepare(binding: &StateBinding, section: &IncomingSection) -> Result<Install, SectionFault> {
-    let value = state::decode(&section.writer_schema, &section.bytes)?;
-    let value = state::adapt(value, &section.writer_schema, binding.schema())?;
-    Ok(binding.prepare(&value)?)
+fn prepare(binding: &StateBinding, section: &IncomingSection) -> Result<Install, Box<SectionFault>> {
+    fn boxed(fault: impl Into<SectionFault>) -> Box<SectionFault> {
+        Box::new(fault.into())
+    }
+    let value = state::decode(&section.writer_schema, &section.bytes).map_err(boxed)?;
+    let value = state::adapt(value, &section.writer_schema, binding.schema()).map_err(boxed)?;
+    binding.prepare(&value).map_err(boxed)
 }
 
 /// A state on its way into its object.
