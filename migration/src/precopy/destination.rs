@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vmstate::qom::sections::IncomingSection;
+
 use super::deadlines::Deadlines;
 use super::failure::Failure;
 use super::memory::RamReceiver;
@@ -22,11 +24,12 @@ use crate::stats::{Gauges, ReceiveReport};
 use crate::uri::Uri;
 use crate::vm::{DestinationFactory, DestinationVm, Finding, Offer, RamSource};
 
+/// The most bytes of device state that are held in memory until they are loaded.
+const MAX_STATE: usize = 256 << 20;
+
 /// What the user of a destination can choose.
 #[derive(Clone)]
 pub struct ReceiveOptions {
-    /// Who may connect.
-    pub reach: Reach,
     /// How long the source may take.
     pub deadlines: Deadlines,
     /// Where to fail on purpose.
@@ -36,7 +39,6 @@ pub struct ReceiveOptions {
 impl Default for ReceiveOptions {
     fn default() -> Self {
         Self {
-            reach: Reach::default(),
             deadlines: Deadlines::default(),
             faults: Arc::new(NoFaults),
         }
@@ -242,16 +244,17 @@ impl Destination<'_> {
         self.note_phase();
         let table = self.session.expect_with(RecordKind::Schemas, SchemaTable::from_cbor)?;
         let manifest = self.session.expect_with(RecordKind::Manifest, Manifest::from_cbor)?;
+        let parent = header.identity.parent;
         let offer = Offer {
             header,
             recipe: manifest.recipe,
             inventory: manifest.inventory,
             schemas: table.to_sections(),
-            parent: None,
+            parent,
         };
         let (mut vm, mut ram) = self.preflight(factory, &offer)?;
         self.rounds(&mut ram, &offer)?;
-        let sections = self.pause(&mut ram, &table)?;
+        let sections = self.pause(&mut ram, &table, offer.schemas.len())?;
 
         let loading = Instant::now();
         vm.load(sections)?;
@@ -340,14 +343,23 @@ impl Destination<'_> {
         &mut self,
         ram: &mut RamReceiver,
         table: &SchemaTable,
-    ) -> Result<Vec<vmstate::qom::sections::IncomingSection>, Failure> {
+        announced: usize,
+    ) -> Result<Vec<IncomingSection>, Failure> {
         self.note_phase();
-        let mut sections = Vec::new();
+        let (mut sections, mut length) = (Vec::new(), 0);
         loop {
             match self.session.receive()? {
                 (RecordKind::Ram, payload) => ram.apply(payload)?,
                 (RecordKind::RoundEnd, payload) => _ = end_round(ram, payload)?,
-                (RecordKind::Section, payload) => sections.push(crate::section::decode(table, payload)?.0),
+                (RecordKind::Section, payload) => {
+                    length += payload.len();
+                    if sections.len() == announced || length > MAX_STATE {
+                        return Err(Failure::Protocol(format!(
+                            "more state came than the {announced} sections that were announced can have"
+                        )));
+                    }
+                    sections.push(crate::section::decode(table, payload)?.0);
+                }
                 (RecordKind::SectionsEnd, _) => return Ok(sections),
                 (other, _) => return Err(Failure::Protocol(format!("a {other} record came among the state"))),
             }

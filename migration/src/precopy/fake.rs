@@ -28,6 +28,8 @@ pub(super) struct Shape {
     /// Pages that the guest writes before each look at the log; it also writes one of each range right after the log was
     /// armed for it. None for an idle guest.
     pub working_set: u64,
+    /// How often the state is sent; once, in a machine that keeps to what it announced.
+    pub sections: usize,
     /// The accelerator begins with all pages marked dirty and none armed, as KVM can.
     pub initially_set: bool,
 }
@@ -37,6 +39,7 @@ impl Shape {
         pages: 512,
         full: 300,
         working_set: 0,
+        sections: 1,
         initially_set: false,
     };
     pub(super) const BUSY: Self = Self {
@@ -282,11 +285,12 @@ impl SourceVm for FakeSource {
     fn sections(&self) -> Result<Vec<Section>, VmError> {
         let guest = self.guest.lock();
         assert_eq!(guest.standing, Standing::Paused);
-        Ok(vec![Section {
+        let section = Section {
             path: PATH.into(),
             description: "fake".into(),
             value: guest.device.to_value(),
-        }])
+        };
+        Ok(vec![section; self.shape.sections])
     }
 
     fn resume(&self) -> Result<(), VmError> {

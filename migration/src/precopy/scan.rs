@@ -14,7 +14,7 @@ use super::session::Session;
 use crate::fault::{Faults, PageFault};
 use crate::ram::{PAGE_SIZE, RamBuffer, RamError, RamHead, to_u64};
 use crate::record::RecordKind;
-use crate::stats::RoundReport;
+use crate::stats::{Gauges, RoundReport};
 use crate::vm::SourceVm;
 
 /// How much of a block is taken and armed at once.
@@ -30,17 +30,19 @@ pub(super) struct RamSender<'a> {
     vm: &'a dyn SourceVm,
     blocks: Vec<Arc<RamBlock>>,
     faults: &'a dyn Faults,
+    gauges: &'a Gauges,
     buffer: RamBuffer,
     round: RoundReport,
     records: u64,
 }
 
 impl<'a> RamSender<'a> {
-    pub(super) fn new(vm: &'a dyn SourceVm, faults: &'a dyn Faults) -> Self {
+    pub(super) fn new(vm: &'a dyn SourceVm, faults: &'a dyn Faults, gauges: &'a Gauges) -> Self {
         Self {
             vm,
             blocks: vm.ram(),
             faults,
+            gauges,
             buffer: RamBuffer::new(),
             round: RoundReport::default(),
             records: 0,
@@ -131,10 +133,10 @@ impl<'a> RamSender<'a> {
     }
 
     fn send_dirty_run(&mut self, session: &mut Session<'_>, index: usize, run: Range<u64>) -> Result<(), Failure> {
-        let name = self.blocks[index].name().to_owned();
+        let block = Arc::clone(&self.blocks[index]);
         let mut kept = run.start;
         for page in pages(run.clone()) {
-            if self.faults.lose_dirty(&name, page / PAGE_SIZE) {
+            if self.faults.lose_dirty(block.name(), page / PAGE_SIZE) {
                 self.send_range(session, index, kept..page, true)?;
                 kept = page + PAGE_SIZE;
             }
@@ -205,6 +207,11 @@ impl<'a> RamSender<'a> {
         session.send(RecordKind::Ram, &[&runs, data])?;
         self.records += 1;
         self.round.sent_bytes += to_u64(runs.len() + data.len() + crate::record::HEADER_LEN);
+        let (transferred, data) = (session.sent(), to_u64(data.len()));
+        self.gauges.update(|figures| {
+            figures.transferred_bytes = transferred;
+            figures.remaining_bytes = figures.remaining_bytes.saturating_sub(data);
+        });
         self.buffer.clear();
         Ok(())
     }

@@ -142,7 +142,7 @@ pub fn send_over(
     let mut source = Source {
         vm,
         session,
-        ram: RamSender::new(vm, &*options.faults),
+        ram: RamSender::new(vm, &*options.faults, gauges),
         options,
         gauges,
         report: SendReport::default(),

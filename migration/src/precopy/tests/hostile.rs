@@ -66,7 +66,7 @@ fn suffer(harm: [Option<Harm>; 2]) {
         pages: 16,
         full: 4,
         working_set: 2,
-        initially_set: false,
+        ..Shape::IDLE
     });
     let (sent, received, carried) = over_a_wire(&migration, harm);
     let case = format!("{harm:?}: {sent:?} {received:?}");
@@ -121,7 +121,7 @@ fn every_damaged_or_missing_byte_ends_the_migration_with_one_owner() {
         pages: 16,
         full: 4,
         working_set: 2,
-        initially_set: false,
+        ..Shape::IDLE
     };
     let unharmed = Migration::of(shape);
     let (sent, received, lengths) = over_a_wire(&unharmed, [None; 2]);
@@ -220,6 +220,25 @@ fn a_hello_of_the_wrong_side_or_with_channels_that_never_come_is_refused() {
     hello.channels = 2;
     let error = lie_to_a_destination(&opening(&hello));
     assert!(matches!(error, ReceiveError::Failed(Failure::Protocol(_))), "{error}");
+}
+
+#[test]
+fn more_state_than_was_announced_is_not_kept_in_memory() {
+    let migration = Migration::of(Shape {
+        sections: 2,
+        ..Shape::IDLE
+    });
+    let (sent, received) = migration.run();
+    let error = sent.expect("no panic").expect_err("too much");
+    assert!(
+        error.to_string().contains("than the 1 sections that were announced"),
+        "{error}"
+    );
+    assert!(
+        matches!(received, Some(Err(ReceiveError::Failed(Failure::Protocol(_))))),
+        "{received:?}"
+    );
+    migration.source.assert_runs();
 }
 
 #[test]
