@@ -14,6 +14,7 @@ pub mod ident;
 pub mod listener;
 pub mod manifest;
 pub mod phases;
+pub mod precopy;
 pub mod progress;
 pub mod ram;
 pub mod record;

@@ -322,7 +322,7 @@ impl Destination<'_> {
                     let round = end_round(ram, payload)?;
                     if round == 1 {
                         // These never change again, so that checking them costs the guest no time.
-                        self.session.alive_while(|| ram.seal_boot_payload(&offer.recipe))??;
+                        self.session.alive_while(|| ram.finish_boot_payload(&offer.recipe))??;
                     }
                     self.session.say(RecordKind::RoundAck, &RoundAck { round })?;
                     self.report.rounds = round;

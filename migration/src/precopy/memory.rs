@@ -8,6 +8,7 @@ use super::failure::Failure;
 use crate::manifest::Recipe;
 use crate::ram::{Encoding, PAGE_SIZE, RamRecord, Run, to_u64, to_usize};
 use crate::stats::bytes;
+use crate::vm::{finish_blocks, match_blocks};
 
 /// Puts the pages of RAM records where they belong, and counts records so that a missing one is missed.
 pub(super) struct RamReceiver {
@@ -28,10 +29,7 @@ impl RamReceiver {
     /// Takes the blocks of a machine that was built from `recipe`, and makes sure that they are what it says and fresh:
     /// what the source does not send reads as zero there.
     pub(super) fn new(blocks: Vec<Arc<RamBlock>>, recipe: &Recipe) -> Result<Self, Failure> {
-        let built = blocks.iter().map(|block| (block.name(), block.size()));
-        if !built.eq(recipe.ram.iter().map(|block| (block.name.as_str(), block.size))) {
-            return Err(Failure::Protocol("its RAM blocks are not those of its recipe".into()));
-        }
+        match_blocks(recipe, &blocks)?;
         for block in &blocks {
             if !block.populated_ranges()?.is_empty() {
                 block.discard(0..block.size())?;
@@ -99,26 +97,9 @@ impl RamReceiver {
     }
 
     /// Makes the blocks final that the guest can never write, after their contents were found to be what the recipe says.
-    pub(super) fn seal_boot_payload(&self, recipe: &Recipe) -> Result<(), Failure> {
-        for (block, described) in self.blocks.iter().zip(&recipe.ram) {
-            if described.readonly && !block.ram.is_readonly() {
-                block.ram.make_readonly()?;
-            }
-        }
-        for payload in &recipe.boot {
-            let Some(block) = self.blocks.iter().find(|block| block.ram.name() == payload.block) else {
-                continue;
-            };
-            let mut contents = vec![0; to_usize(payload.length)];
-            block.ram.read(0, &mut contents)?;
-            if crate::ident::ContentHash::of(&contents) != payload.hash {
-                return Err(Failure::Protocol(format!(
-                    "the {} is not the one that was announced",
-                    payload.role
-                )));
-            }
-        }
-        Ok(())
+    pub(super) fn finish_boot_payload(&self, recipe: &Recipe) -> Result<(), Failure> {
+        let blocks: Vec<_> = self.blocks.iter().map(|block| Arc::clone(&block.ram)).collect();
+        Ok(finish_blocks(recipe, &blocks)?)
     }
 }
 
