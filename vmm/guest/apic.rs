@@ -6,7 +6,6 @@ use core::sync::atomic::Ordering;
 use crate::cpu::Cpu;
 use crate::interrupts::{SPURIOUS, TIMER};
 use crate::memory::{IO_APIC, LOCAL_APIC};
-use crate::ports;
 
 const LOCAL: usize = LOCAL_APIC as usize;
 const ID: usize = 0x20;
@@ -16,6 +15,7 @@ const DESTINATION_FORMAT: usize = 0xe0;
 const SPURIOUS_VECTOR: usize = 0xf0;
 const COMMAND_LOW: usize = 0x300;
 const COMMAND_HIGH: usize = 0x310;
+const LINT0: usize = 0x350;
 const LVT_TIMER: usize = 0x320;
 const INITIAL_COUNT: usize = 0x380;
 const CURRENT_COUNT: usize = 0x390;
@@ -23,7 +23,7 @@ const DIVIDE: usize = 0x3e0;
 
 /// Interrupts of the local APIC itself that are not used.
 const IDLE_INTERRUPTS: [(&str, usize); 5] = [
-    ("lint0", 0x350),
+    ("lint0", LINT0),
     ("lint1", 0x360),
     ("error", 0x370),
     ("thermal", 0x330),
@@ -36,6 +36,8 @@ const BELOW_ALL_VECTORS: u32 = 0x10;
 const SOFTWARE_ENABLE: u32 = 0x100;
 const MASKED: u32 = 1 << 16;
 const PERIODIC: u32 = 1 << 17;
+/// Delivered as the 8259 says.
+const EXTERNAL: u32 = 7 << 8;
 const DIVIDE_BY_ONE: u32 = 0xb;
 const SEND_PENDING: u32 = 1 << 12;
 const ASSERT: u32 = 1 << 14;
@@ -45,13 +47,13 @@ const STARTUP: u32 = 6 << 8;
 const IO_SELECT: usize = IO_APIC as usize;
 const IO_WINDOW: usize = IO_SELECT + 0x10;
 const IO_REDIRECTION: u32 = 0x10;
-
-const PIC_MASKS: [u16; 2] = [0x21, 0xa1];
-
-const PIT_CHANNEL_0: u16 = 0x40;
-const PIT_CONTROL: u16 = 0x43;
-const PIT_RATE_GENERATOR: u8 = 0x34;
-const PIT_HZ: u32 = 1_193_182;
+/// Inputs of the I/O APIC.
+pub const IO_PINS: u32 = 24;
+/// Registers of the I/O APIC.
+pub const IO_REGISTERS: u32 = IO_REDIRECTION + 2 * IO_PINS;
+const LEVEL_TRIGGERED: u32 = 1 << 15;
+const ACTIVE_LOW: u32 = 1 << 13;
+const REMOTE_PENDING: u32 = 1 << 14;
 
 fn read(register: usize) -> u32 {
     // SAFETY: the registers are mapped for ring 3 (boot.rs), and reading one has no effect on memory.
@@ -68,10 +70,14 @@ pub fn id() -> u32 {
     read(LOCAL + ID) >> 24
 }
 
-/// Makes the local APIC of this processor take part. What it does not use gets values that can be told from none.
+/// Makes the local APIC of this processor take part. What it does not use gets values that can be told from none. The
+/// first processor takes the interrupts of the 8259.
 pub fn enable(index: u32) {
     for (number, (_, register)) in (0..).zip(IDLE_INTERRUPTS) {
         write(LOCAL + register, MASKED | (IDLE_VECTOR + number));
+    }
+    if index == 0 {
+        write(LOCAL + LINT0, EXTERNAL);
     }
     write(LOCAL + DESTINATION_FORMAT, u32::MAX);
     write(LOCAL + LOGICAL_DESTINATION, 1 << (24 + index % 8));
@@ -140,25 +146,37 @@ pub fn send_startup(from: &Cpu, to: &Cpu, page: u8) {
 }
 
 /// Sends an input of the I/O APIC to a processor, edge-triggered.
-pub fn route(pin: u32, vector: u8, apic_id: u32) {
-    let entry = [(1, apic_id << 24), (0, u32::from(vector))];
-    for (half, value) in entry {
-        write(IO_SELECT, IO_REDIRECTION + 2 * pin + half);
-        write(IO_WINDOW, value);
-    }
+pub fn route(pin: u32, vector: u8, to: &Cpu) {
+    write_io(IO_REDIRECTION + 2 * pin + 1, to.apic_id.load(Ordering::Relaxed) << 24);
+    write_io(IO_REDIRECTION + 2 * pin, u32::from(vector));
 }
 
-/// Silences the two 8259: all interrupts come through the I/O APIC.
-pub fn mask_legacy() {
-    for port in PIC_MASKS {
-        ports::write(port, 0xff);
-    }
+/// Masks an input of the I/O APIC that is not used, with a setting that can be told from none.
+pub fn prepare_input(pin: u32) {
+    write_io(
+        IO_REDIRECTION + 2 * pin,
+        MASKED | LEVEL_TRIGGERED | ACTIVE_LOW | (IDLE_VECTOR + pin % 8),
+    );
+    write_io(IO_REDIRECTION + 2 * pin + 1, (pin + 1) << 24);
 }
 
-/// Lets the interval timer tick.
-pub fn start_pit(hz: u32) {
-    let [low, high, ..] = (PIT_HZ / hz).to_le_bytes();
-    ports::write(PIT_CONTROL, PIT_RATE_GENERATOR);
-    ports::write(PIT_CHANNEL_0, low);
-    ports::write(PIT_CHANNEL_0, high);
+/// A register of the I/O APIC, without what comes and goes.
+pub fn read_io(number: u32) -> u32 {
+    write(IO_SELECT, number);
+    let transient = if number >= IO_REDIRECTION && number % 2 == 0 {
+        SEND_PENDING | REMOTE_PENDING
+    } else {
+        0
+    };
+    read(IO_WINDOW) & !transient
+}
+
+/// The number of the register that is selected.
+pub fn io_selection() -> u32 {
+    read(IO_SELECT)
+}
+
+fn write_io(number: u32, value: u32) {
+    write(IO_SELECT, number);
+    write(IO_WINDOW, value);
 }

@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, IO_MAP_BYTES, IO_MAP_OFFSET};
 
 /// Selector of the flat 64-bit code segment of ring 0.
 pub const RING0_CODE: u16 = 0x10;
@@ -111,8 +111,8 @@ bsp_cpu:                            // struct Cpu of the first processor
     .long 0
     .quad bsp_cpu + 4096            // TSS: RSP0
     .fill 90, 1, 0
-    .word 104                       // TSS: offset of the I/O bitmap, all ports up to 0x3ff allowed
-    .fill 128, 1, 0
+    .word {io_map_offset}           // TSS: the I/O bitmap, all its ports allowed
+    .fill {io_map_bytes}, 1, 0
     .byte 0xff
     .balign 16, 0
     .fill {stack_top} - (. - bsp_cpu), 1, 0
@@ -162,6 +162,8 @@ bsp_stack:
     first_tss = const FIRST_TSS,
     max_cpus = const MAX_CPUS,
     stack_bytes = const STACK_BYTES,
+    io_map_offset = const IO_MAP_OFFSET,
+    io_map_bytes = const IO_MAP_BYTES,
     tss_selector = const offset_of!(Cpu, tss_selector),
     stack_top = const offset_of!(Cpu, stack_top),
     idt = sym crate::interrupts::IDT,

@@ -3,9 +3,10 @@
 use core::sync::atomic::Ordering;
 
 use crate::apic;
+use crate::board::Board;
 use crate::console::{self, line};
 use crate::cpu::Cpu;
-use crate::interrupts::{FIRST_ANSWER, PING, PIT, SERIAL, TIMER};
+use crate::interrupts::{FIRST_ANSWER, PING, SERIAL, TIMER};
 use crate::machine::Machine;
 use crate::ports;
 use crate::worker::Worker;
@@ -15,18 +16,14 @@ const SECOND: u64 = 1_000 * MS;
 
 /// Heartbeats shorter than this are one character.
 const SHORT_BEAT_MS: u64 = 10;
-/// Ticks a second of the interval timer.
-pub const PIT_HZ: u32 = 20;
 /// Nanoseconds between interrupts to another processor.
 const PING_NS: u64 = 50 * MS;
 /// An interrupt is lost if the processor took so many of its own timer's meanwhile.
 const PING_TICKS: u64 = 200;
 /// A processor that did nothing for so long, while the first one ran, is reported.
-const SILENCE_NS: u64 = 30 * SECOND;
+const SILENCE_NS: u64 = 15 * SECOND;
 /// How often the console is looked at without an interrupt.
 const INPUT_POLL_NS: u64 = SECOND;
-/// As in worker.rs, for the interval timer.
-const PIT_PATIENCE_NS: u64 = 5 * SECOND;
 
 /// What the first processor keeps of another one: they exchange one interrupt each way at a time.
 #[derive(Clone, Copy, Default)]
@@ -57,14 +54,13 @@ pub struct Conductor {
     next_poll_ns: u64,
     unnoticed_input: bool,
     exit_follows: bool,
-    pit_ticks: u64,
-    pit_ticked_at_ns: u64,
+    board: Board,
     peers: [Peer; crate::boot::MAX_CPUS],
 }
 
 impl Conductor {
     /// Begins with the first heartbeat one interval from now.
-    pub fn new(worker: &Worker) -> Conductor {
+    pub fn new(worker: &Worker, board: Board) -> Conductor {
         let now = worker.now().ns;
         let options = &worker.machine.options;
         Conductor {
@@ -79,8 +75,7 @@ impl Conductor {
             next_poll_ns: now,
             unnoticed_input: false,
             exit_follows: false,
-            pit_ticks: worker.cpu.interrupts(PIT),
-            pit_ticked_at_ns: worker.attended_ns(),
+            board,
             peers: [Peer {
                 turned_at_ns: worker.attended_ns(),
                 ..Peer::default()
@@ -94,7 +89,7 @@ impl Conductor {
             let more = worker.turn();
             let now = worker.now().ns;
             self.look_at_input(now);
-            self.look_at_pit(worker.attended_ns());
+            self.board.watch(self.cpu, now, worker.attended_ns());
             for index in 1..self.machine.cpus().len() {
                 self.look_at_peer(index, now, worker.attended_ns());
             }
@@ -209,21 +204,10 @@ impl Conductor {
         if self.verify_again && !self.verifying {
             self.verify_again = false;
             self.verifying = true;
+            self.board.look();
             self.machine
                 .verification
                 .store(number.wrapping_add(1), Ordering::Release);
-        }
-    }
-
-    /// The interval timer of the board, where it ticked at the start.
-    fn look_at_pit(&mut self, attended: u64) {
-        let ticks = self.cpu.interrupts(PIT);
-        if ticks != self.pit_ticks {
-            self.pit_ticks = ticks;
-            self.pit_ticked_at_ns = attended;
-        } else if ticks != 0 && attended - self.pit_ticked_at_ns > PIT_PATIENCE_NS {
-            self.pit_ticked_at_ns = attended;
-            line!("check FAILED timer pit stands at {ticks} ticks");
         }
     }
 

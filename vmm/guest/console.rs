@@ -15,6 +15,8 @@ const FIFO_CONTROL: u16 = BASE + 2;
 const LINE_CONTROL: u16 = BASE + 3;
 const MODEM_CONTROL: u16 = BASE + 4;
 const LINE_STATUS: u16 = BASE + 5;
+const MODEM_STATUS: u16 = BASE + 6;
+const SCRATCH: u16 = BASE + 7;
 
 const FIFO_ENABLE_AND_CLEAR: u8 = 0x07;
 const RECEIVED_DATA_INTERRUPT: u8 = 0x01;
@@ -24,6 +26,16 @@ const MODEM_READY: u8 = 0x0b;
 const DATA_READY: u8 = 0x01;
 const TRANSMITTER_EMPTY: u8 = 0x20;
 const FIFO_BYTES: usize = 16;
+/// In the line control register: the first two ports show the divisor.
+const DIVISOR_LATCH: u8 = 0x80;
+/// 9600 baud, not that anything depended on it.
+const DIVISOR_LOW: u8 = 12;
+const DIVISOR_HIGH: u8 = 0;
+const SCRATCH_KEPT: u8 = 0x5a;
+/// In the interrupt identification register, at the port of the FIFO control.
+const FIFOS_ENABLED: u8 = 0xc0;
+/// In the modem status register: the lines' levels, not their changes.
+const MODEM_LINES: u8 = 0xf0;
 
 static BUSY: AtomicBool = AtomicBool::new(false);
 
@@ -33,11 +45,36 @@ pub fn announce() {
     ports::write_all(DATA, b"tern-guest\n");
 }
 
-/// Lets the port receive by interrupt.
-pub fn enable_input() {
+/// Sets the port up, reception by interrupt included. Registers without a use get something to keep.
+pub fn prepare() {
+    let _guard = lock();
+    ports::write(LINE_CONTROL, EIGHT_BITS_NO_PARITY | DIVISOR_LATCH);
+    ports::write(DATA, DIVISOR_LOW);
+    ports::write(INTERRUPT_ENABLE, DIVISOR_HIGH);
     ports::write(LINE_CONTROL, EIGHT_BITS_NO_PARITY);
     ports::write(MODEM_CONTROL, MODEM_READY);
+    ports::write(SCRATCH, SCRATCH_KEPT);
     ports::write(INTERRUPT_ENABLE, RECEIVED_DATA_INTERRUPT);
+}
+
+/// The registers that keep what was written to them, by name.
+pub fn registers() -> [(&'static str, u8); 8] {
+    let _guard = lock();
+    let interrupt_enable = ports::read(INTERRUPT_ENABLE);
+    let line_control = ports::read(LINE_CONTROL);
+    ports::write(LINE_CONTROL, line_control | DIVISOR_LATCH);
+    let divisor = [ports::read(DATA), ports::read(INTERRUPT_ENABLE)];
+    ports::write(LINE_CONTROL, line_control);
+    [
+        ("interrupt enable", interrupt_enable),
+        ("line control", line_control),
+        ("divisor low", divisor[0]),
+        ("divisor high", divisor[1]),
+        ("fifos enabled", ports::read(FIFO_CONTROL) & FIFOS_ENABLED),
+        ("modem control", ports::read(MODEM_CONTROL)),
+        ("modem status", ports::read(MODEM_STATUS) & MODEM_LINES),
+        ("scratch", ports::read(SCRATCH)),
+    ]
 }
 
 /// Whether a character waits.
@@ -52,16 +89,29 @@ pub fn read() -> Option<u8> {
 
 /// Writes bytes, waiting while the console does not take them.
 pub fn write(bytes: &[u8]) {
-    while BUSY.swap(true, Ordering::Acquire) {
-        core::hint::spin_loop();
-    }
+    let _guard = lock();
     for chunk in bytes.chunks(FIFO_BYTES) {
         while ports::read(LINE_STATUS) & TRANSMITTER_EMPTY == 0 {
             core::hint::spin_loop();
         }
         ports::write_all(DATA, chunk);
     }
-    BUSY.store(false, Ordering::Release);
+}
+
+/// The port belongs to the holder.
+struct Lock;
+
+fn lock() -> Lock {
+    while BUSY.swap(true, Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
+    Lock
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::Release);
+    }
 }
 
 /// Lets the next line out whoever was printing: the program ends, maybe in the middle of a line.

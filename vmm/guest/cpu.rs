@@ -11,7 +11,7 @@ pub const COUNTED_VECTORS: usize = 128;
 /// One processor. Its first fields are laid out in `boot.rs` for the first processor.
 #[repr(C, align(4096))]
 pub struct Cpu {
-    tss: UnsafeCell<[u32; 60]>,
+    tss: UnsafeCell<[u32; 68]>,
     /// Top of the ring-3 stack.
     pub stack_top: AtomicU64,
     /// Selector of the TSS.
@@ -58,17 +58,21 @@ pub enum Stage {
 const TSS_RSP0: usize = 1;
 const TSS_IO_MAP: usize = 25;
 /// Offset of the I/O bitmap in the TSS: right behind its fixed part.
-const IO_MAP_OFFSET: u32 = 104;
+pub const IO_MAP_OFFSET: u32 = 104;
+/// Bytes of the I/O bitmap: a bit for each port up to 0x4ff.
+pub const IO_MAP_BYTES: u32 = 160;
+/// Offset of the last byte of the TSS: one of ones ends the bitmap.
+const TSS_LIMIT: u64 = (IO_MAP_OFFSET + IO_MAP_BYTES) as u64;
 
 impl Cpu {
-    /// Makes the zeroed block at `self` one that a processor can start with: all I/O ports up to 0x3ff allowed.
+    /// Makes the zeroed block at `self` one that a processor can start with: all ports of the bitmap allowed.
     pub fn prepare(&'static self, index: u32, apic_id: u32, tss_selector: u16, stack_top: u64) {
         let words = self.tss.get();
         // SAFETY: the processor of this block does not run yet, so nothing else refers to its TSS.
         let words = unsafe { &mut *words };
         words[TSS_RSP0] = (self.address() + 4096) as u32;
         words[TSS_IO_MAP] = IO_MAP_OFFSET << 16;
-        words[(IO_MAP_OFFSET as usize + 128) / 4] = 0xff;
+        words[TSS_LIMIT as usize / 4] = 0xff;
         self.stack_top.store(stack_top, Ordering::Relaxed);
         self.tss_selector.store(u32::from(tss_selector), Ordering::Relaxed);
         self.index.store(index, Ordering::Relaxed);
@@ -78,7 +82,7 @@ impl Cpu {
     /// The descriptor of this processor's TSS (its upper half is zero: the block lies below 4 GiB).
     pub fn tss_descriptor(&self) -> [u64; 2] {
         let base = self.address();
-        let low = 0x0000_8900_0000_00e8 | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56;
+        let low = 0x0000_8900_0000_0000 | TSS_LIMIT | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56;
         [low, 0]
     }
 

@@ -35,7 +35,14 @@ struct Registers {
     mxcsr: u32,
     control: u16,
     status: u16,
+    general: [u64; GENERAL.len()],
 }
+
+/// The general registers under guard: those that no work uses, and those that only sleeping leaves alone.
+const GENERAL: [&str; 14] = [
+    "rsi", "rbp", "r11", "r12", "r13", "r14", "r15", "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10",
+];
+const GENERAL_AT_WORK: usize = 7;
 
 /// What `guarded_*` work on.
 #[repr(C, align(64))]
@@ -56,10 +63,18 @@ pub struct Guard {
 
 /// A register that came back with another value.
 pub struct Lost {
+    kind: &'static str,
     register: &'static str,
-    number: usize,
+    number: Option<usize>,
     expected: u64,
     found: u64,
+}
+
+impl Lost {
+    /// What is to blame: `fpu` or `general`.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
 }
 
 impl fmt::Display for Lost {
@@ -69,8 +84,13 @@ impl fmt::Display for Lost {
             number,
             expected,
             found,
+            ..
         } = self;
-        write!(f, "{register}{number} expected {expected:#x} found {found:#x}")
+        f.write_str(register)?;
+        if let Some(number) = number {
+            write!(f, "{number}")?;
+        }
+        write!(f, " expected {expected:#x} found {found:#x}")
     }
 }
 
@@ -91,6 +111,7 @@ impl Guard {
             mxcsr: 0,
             control: 0,
             status: 0,
+            general: [0; GENERAL.len()],
         };
         let items = [Item {
             address: 0,
@@ -172,7 +193,9 @@ impl Guard {
         // SAFETY: the items are pages of the working set of this processor, which nothing else refers to, and the
         // registers that the call leaves changed are those that the calling convention lets it change.
         let result = unsafe { guarded(&raw mut self.area, work, items, count) };
-        (result, self.area.expected.compare(&self.area.found))
+        let asleep = core::ptr::fn_addr_eq(work, guarded_halt as unsafe extern "C" fn());
+        let general = if asleep { GENERAL.len() } else { GENERAL_AT_WORK };
+        (result, self.area.expected.compare(&self.area.found, general))
     }
 }
 
@@ -196,44 +219,61 @@ impl Registers {
             // A normal number: explicit leading bit, an exponent around that of 1.0.
             *number = [next() | 1 << 63, 0x3f00 + (next() >> 57)];
         }
-        // All exceptions masked; rounding, precision, flush-to-zero and denormals-are-zero vary.
-        let mxcsr = 0x1f80 | (seed as u32 & 0xe040);
-        let control = 0x037f ^ (seed >> 32) as u16 & 0x0c00;
+        // All exceptions masked; rounding, flush-to-zero and denormals-are-zero vary, and never is rounding as at reset.
+        let rounding = 1 + seed % 3;
+        let mxcsr = 0x1f80 | (rounding as u32) << 13 | (seed >> 32) as u32 & 0x8040;
+        let control = 0x037f | (rounding as u16) << 10;
+        let mut general = [0; GENERAL.len()];
+        general.fill_with(&mut next);
         Registers {
             vectors,
             x87,
             mxcsr,
             control,
             status: 0,
+            general,
         }
     }
 
-    fn compare(&self, found: &Registers) -> Result<(), Lost> {
-        let check = |register, number, expected, found| {
-            if expected == found {
-                Ok(())
-            } else {
-                Err(Lost {
-                    register,
-                    number,
-                    expected,
-                    found,
-                })
-            }
-        };
+    /// Compares all, of the general registers the first `general`.
+    fn compare(&self, found: &Registers, general: usize) -> Result<(), Lost> {
+        let fpu = |register, number, expected: u64, found: u64| differ("fpu", register, number, expected, found);
         for (number, (expected, found)) in self.vectors.iter().zip(&found.vectors).enumerate() {
             for (word, (&expected, &found)) in expected.iter().zip(found).enumerate() {
-                check(if word < 2 { "xmm" } else { "ymm" }, number, expected, found)?;
+                fpu(if word < 2 { "xmm" } else { "ymm" }, Some(number), expected, found)?;
             }
         }
         for (number, (expected, found)) in self.x87.iter().zip(&found.x87).enumerate() {
-            check("st", number, expected[0], found[0])?;
-            check("st", number, expected[1], found[1] & 0xffff)?;
+            fpu("st", Some(number), expected[0], found[0])?;
+            fpu("st", Some(number), expected[1], found[1] & 0xffff)?;
         }
-        check("mxcsr", 0, self.mxcsr.into(), found.mxcsr.into())?;
-        check("fcw", 0, self.control.into(), found.control.into())?;
-        check("fsw", 0, self.status.into(), found.status.into())
+        fpu("mxcsr", None, self.mxcsr.into(), found.mxcsr.into())?;
+        fpu("fcw", None, self.control.into(), found.control.into())?;
+        fpu("fsw", None, self.status.into(), found.status.into())?;
+        for (register, (&expected, &found)) in GENERAL[..general].iter().zip(self.general.iter().zip(&found.general)) {
+            differ("general", register, None, expected, found)?;
+        }
+        Ok(())
     }
+}
+
+fn differ(
+    kind: &'static str,
+    register: &'static str,
+    number: Option<usize>,
+    expected: u64,
+    found: u64,
+) -> Result<(), Lost> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Lost {
+        kind,
+        register,
+        number,
+        expected,
+        found,
+    })
 }
 
 global_asm!(
@@ -242,6 +282,16 @@ global_asm!(
     .globl guarded, guarded_halt, guarded_fill, guarded_compare
 guarded:                            // RDI: area, RSI: work, RDX: items, RCX: count
     push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi + {expected_general}], rsi
+    mov rbp, [rdi + {expected_general} + 8]
+    .irp number, 11, 12, 13, 14, 15
+    mov r\number, [rdi + {expected_general} + 16 + 8 * (\number - 11)]
+    .endr
     fninit
     .irp number, 7, 6, 5, 4, 3, 2, 1, 0
     fld tbyte ptr [rdi + {expected_x87} + 16 * \number]
@@ -260,6 +310,11 @@ guarded:                            // RDI: area, RSI: work, RDX: items, RCX: co
 
 2:  call rsi
 
+    mov [rdi + {found_general}], rsi
+    mov [rdi + {found_general} + 8], rbp
+    .irp number, 11, 12, 13, 14, 15
+    mov [rdi + {found_general} + 16 + 8 * (\number - 11)], r\number
+    .endr
     cmp qword ptr [rdi + {avx}], 0
     jne 3f
     .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
@@ -280,12 +335,29 @@ guarded:                            // RDI: area, RSI: work, RDX: items, RCX: co
     push 0x1f80
     ldmxcsr dword ptr [rsp]
     pop rcx
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
     pop rbx
     ret
 
-guarded_halt:
+guarded_halt:                       // here the rest of the general registers is free, too
     mov rax, offset ring0_halt
-    jmp ring0_call
+    mov [rdi + {expected_general} + 8 * 7], rax
+    .set position, 8
+    .irp register, rbx, rcx, rdx, r8, r9, r10
+    mov \register, [rdi + {expected_general} + 8 * position]
+    .set position, position + 1
+    .endr
+    call ring0_call
+    .set position, 7
+    .irp register, rax, rbx, rcx, rdx, r8, r9, r10
+    mov [rdi + {found_general} + 8 * position], \register
+    .set position, position + 1
+    .endr
+    ret
 
 guarded_fill:                       // eight words a turn
     test rcx, rcx
@@ -338,5 +410,7 @@ guarded_compare:                    // returns how many pages are right before t
     found_mxcsr = const offset_of!(Area, found) + offset_of!(Registers, mxcsr),
     found_control = const offset_of!(Area, found) + offset_of!(Registers, control),
     found_status = const offset_of!(Area, found) + offset_of!(Registers, status),
+    expected_general = const offset_of!(Area, expected) + offset_of!(Registers, general),
+    found_general = const offset_of!(Area, found) + offset_of!(Registers, general),
     avx = const offset_of!(Area, avx),
 );

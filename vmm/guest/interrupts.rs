@@ -19,12 +19,16 @@ pub const SERIAL: u8 = 0x21;
 pub const PIT: u8 = 0x22;
 /// The first processor asks another for an answer.
 pub const PING: u8 = 0x23;
+/// The board's timer by way of the first 8259, whose input 0 it is.
+pub const PIC: u8 = 0x28;
 /// The answers: one vector for each processor that answers, so that two cannot become one.
 pub const FIRST_ANSWER: u8 = 0x30;
+/// The vectors of the second 8259, which raises nothing.
+pub const PIC_SECOND: u8 = 0x70;
 /// What the local APIC raises when it has nothing to say; it is not acknowledged.
 pub const SPURIOUS: u8 = 0x7f;
 
-const _: () = assert!(FIRST_ANSWER as usize + crate::boot::MAX_CPUS <= SPURIOUS as usize);
+const _: () = assert!(FIRST_ANSWER as usize + crate::boot::MAX_CPUS <= PIC_SECOND as usize);
 
 const EXCEPTIONS: usize = 32;
 const EXCEPTION_STUB_BYTES: usize = 16;

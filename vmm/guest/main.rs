@@ -10,6 +10,7 @@
 #![no_main]
 
 mod apic;
+mod board;
 mod boot;
 mod clock;
 mod cmdline;
@@ -34,6 +35,7 @@ use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::cmdline::{Options, Rate};
 use crate::conductor::Conductor;
@@ -48,9 +50,6 @@ use crate::worker::{TICK_NS, Worker};
 use crate::working_set::{Share, WorkingSet};
 
 const MIB: u64 = 1 << 20;
-/// The board's interrupt lines at the I/O APIC. KVM's interval timer is on 0 or 2, by the VMM's choice.
-const PIT_PINS: [u32; 2] = [0, 2];
-const SERIAL_PIN: u32 = 4;
 /// A processor that has not started for so long, while the first one ran, will not.
 const START_PATIENCE_NS: u64 = 20_000_000_000;
 
@@ -65,17 +64,11 @@ extern "C" fn bsp_main(start_info: u32, _cpu: &'static Cpu) -> ! {
     machine.publish();
     machine.list.start();
     let mut worker = Worker::new(machine, machine.cpus()[0]);
-    let id = apic::id();
-    for pin in PIT_PINS {
-        apic::route(pin, interrupts::PIT, id);
-    }
-    apic::route(SERIAL_PIN, interrupts::SERIAL, id);
-    apic::start_pit(conductor::PIT_HZ);
     worker.fill();
     wait_for_others(&mut worker);
-    console::enable_input();
+    let board = Board::prepare(worker.cpu);
     announce_ready(machine);
-    Conductor::new(&worker).run(worker)
+    Conductor::new(&worker, board).run(worker)
 }
 
 /// Another processor at ring 3.
@@ -95,7 +88,7 @@ fn set_up(start_info: u32) -> &'static Machine {
         line!("tern-guest: unknown word {}", word.escape_ascii())
     });
     let mut memory = Memory::find(&info);
-    apic::mask_legacy();
+    board::prepare_pics();
     apic::enable(0);
     apic::start_timer(TICK_NS);
     let clock = Clock::find(TICK_NS);

@@ -138,13 +138,9 @@ impl Worker {
 
     fn look_at_clocks(&mut self) {
         let index = self.cpu.index();
-        self.now = self
-            .watch
-            .look(&self.machine.clock, self.cpu, |backwards| match backwards {
-                Backwards::Tsc(by) => line!("check FAILED tsc cpu {index} went back by {by} ticks"),
-                Backwards::Clock(by) => line!("check FAILED clock cpu {index} went back by {by} ns"),
-                Backwards::Across(by) => line!("check FAILED clock cpu {index} is {by} ns behind another"),
-            });
+        self.now = self.watch.look(&self.machine.clock, self.cpu, |backwards| {
+            report_clock(index, &backwards)
+        });
     }
 
     fn look_at_timer(&mut self) {
@@ -171,7 +167,7 @@ impl Worker {
 
     fn report(&self, outcome: Result<(), Lost>) {
         if let Err(lost) = outcome {
-            line!("check FAILED fpu cpu {} {lost}", self.cpu.index());
+            line!("check FAILED {} cpu {} {lost}", lost.kind(), self.cpu.index());
         }
     }
 
@@ -245,6 +241,8 @@ impl Worker {
             self.verify_next = Some(0);
             self.cpu.verified_pages.store(0, Ordering::Relaxed);
             self.cpu.bad_pages.store(0, Ordering::Relaxed);
+            let index = self.cpu.index();
+            self.watch.look_at_register(|backwards| report_clock(index, &backwards));
             registers::look(&mut self.ledger, self.cpu);
             self.share
                 .check_sums(&self.machine.set, self.cpu.writes.load(Ordering::Relaxed), |wrong| {
@@ -295,5 +293,13 @@ impl Worker {
         });
         self.report(outcome);
         next
+    }
+}
+
+fn report_clock(index: u32, backwards: &Backwards) {
+    match backwards {
+        Backwards::Tsc(by) => line!("check FAILED tsc cpu {index} went back by {by} ticks"),
+        Backwards::Clock(by) => line!("check FAILED clock cpu {index} went back by {by} ns"),
+        Backwards::Across(by) => line!("check FAILED clock cpu {index} is {by} ns behind another"),
     }
 }
