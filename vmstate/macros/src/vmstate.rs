@@ -218,7 +218,7 @@ struct Member<'a> {
 
 enum Role<'a> {
     /// A field of the description.
-    Described(Described<'a>),
+    Described(Box<Described<'a>>),
     /// A subsection of the description, sent always or when a function of the struct says so.
     Subsection { ty: &'a Type, needed: Option<Path> },
     /// No state: made anew when a value is loaded.
@@ -309,7 +309,7 @@ impl<'a> Member<'a> {
             .clone()
             .unwrap_or_else(|| LitStr::new(&ident.unraw().to_string(), ident.span()));
         let role = match (&marks.skip, &marks.subsection) {
-            (None, None) => Role::Described(Described::new(field, &marks, container)?),
+            (None, None) => Role::Described(Box::new(Described::new(field, &marks, container)?)),
             _ if marks.describe_a_field() => {
                 return Err(Error::new_spanned(
                     ident,
@@ -376,7 +376,7 @@ impl<'a> Member<'a> {
         match &self.role {
             Role::Skipped => quote!(),
             // Retired: current versions do not write it.
-            Role::Described(Described { until: Some(_), .. }) => quote!(),
+            Role::Described(field) if field.until.is_some() => quote!(),
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
                 let to_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
@@ -496,8 +496,8 @@ fn option_contents(ty: &Type) -> Option<&Type> {
 }
 
 fn each_attribute(attrs: &[Attribute], logic: &mut dyn FnMut(ParseNestedMeta) -> Result<()>) -> Result<()> {
-    let ours = attrs.iter().filter(|attr| attr.path().is_ident("vmstate"));
-    ours.map(|attr| attr.parse_nested_meta(&mut *logic)).collect()
+    let mut ours = attrs.iter().filter(|attr| attr.path().is_ident("vmstate"));
+    ours.try_for_each(|attr| attr.parse_nested_meta(&mut *logic))
 }
 
 fn set<T>(slot: &mut Option<T>, meta: &ParseNestedMeta, value: T) -> Result<()> {

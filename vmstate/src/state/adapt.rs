@@ -18,7 +18,7 @@ pub struct AdaptError {
     /// The field.
     pub path: FieldPath,
     /// Why not.
-    pub refusal: Refusal,
+    pub refusal: Box<Refusal>,
 }
 
 /// Why a field cannot be loaded.
@@ -55,7 +55,7 @@ pub fn adapt(value: StructValue, writer: &Schema, reader: &Schema) -> Result<Str
 /// A refusal on its way out, gathering its path.
 struct Refused {
     path: FieldPath,
-    refusal: Refusal,
+    refusal: Box<Refusal>,
 }
 
 impl Refused {
@@ -71,7 +71,7 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self {
             path: FieldPath::root(),
-            refusal,
+            refusal: Box::new(refusal),
         }
     }
 }

@@ -23,11 +23,14 @@ mod description;
 mod encode;
 mod error;
 mod fields;
+mod leaves;
 mod name;
 mod path;
 mod relation;
 mod schema;
 mod schema_cbor;
+#[cfg(test)]
+mod testing;
 mod value;
 
 pub use adapt::{AdaptError, Refusal, adapt};
@@ -36,6 +39,7 @@ pub use decode::{DecodeError, DecodeFault, decode};
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
 pub use error::{Mismatch, StateError};
+pub use leaves::{FieldDiff, NoLeaf, diff};
 pub use name::Name;
 pub use path::{FieldPath, NoPath, Step};
 pub use schema::{Description, FieldSchema, Schema, SchemaError, SchemaFault, SubsectionSchema, TypeFault, WireType};

@@ -302,7 +302,8 @@ impl Description {
         if field.wire.depth() > Schema::MAX_DEPTH {
             return Some(SchemaFault::Type(TypeFault::Depth));
         }
-        encode_default(field).err().map(SchemaFault::Default)
+        let misfit = encode_default(field).err();
+        misfit.map(|error| SchemaFault::Default(Box::new(error)))
     }
 
     fn depth(&self) -> usize {
@@ -458,7 +459,7 @@ pub enum SchemaFault {
     NoDefault,
     /// The default is no value of the field's type.
     #[error("its default does not fit: {0}")]
-    Default(StateError),
+    Default(Box<StateError>),
     /// The type is empty, unbounded or ambiguous.
     #[error("{0}")]
     Type(TypeFault),

@@ -57,8 +57,14 @@ pub enum SchemaReadError {
         offset: usize,
     },
     /// The parts are in order, but what they say makes no schema.
-    #[error(transparent)]
-    IllFormed(#[from] SchemaError),
+    #[error("{0}")]
+    IllFormed(Box<SchemaError>),
+}
+
+impl From<SchemaError> for SchemaReadError {
+    fn from(error: SchemaError) -> Self {
+        Self::IllFormed(Box::new(error))
+    }
 }
 
 impl Schema {

@@ -100,12 +100,15 @@ impl fmt::Display for Value {
     }
 }
 
+/// Things by name, in the order of their schema.
+type Named<T> = Vec<(Name, T)>;
+
 /// The values of a struct's fields, in the order of its schema, and of those subsections that are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StructValue {
     version: u32,
-    fields: Vec<(Name, Value)>,
-    subsections: Vec<(Name, StructValue)>,
+    fields: Named<Value>,
+    subsections: Named<StructValue>,
 }
 
 impl StructValue {
@@ -187,7 +190,7 @@ impl StructValue {
     }
 
     /// The fields and the subsections.
-    pub(super) fn into_parts(self) -> (Vec<(Name, Value)>, Vec<(Name, StructValue)>) {
+    pub(super) fn into_parts(self) -> (Named<Value>, Named<StructValue>) {
         (self.fields, self.subsections)
     }
 

@@ -1,0 +1,325 @@
+//! Strategies for the properties: any schema, any value of it, and a schema that is a few edits away.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::string::string_regex;
+
+use super::{Description, FieldSchema, Name, Schema, StructValue, SubsectionSchema, Value, WireType};
+
+/// Any schema and any value of it.
+pub(super) fn schema_and_value() -> impl Strategy<Value = (Schema, StructValue)> {
+    schema().prop_flat_map(|schema| (Just(schema.clone()), struct_value(&schema)))
+}
+
+/// Any schema and any two values of it.
+pub(super) fn schema_and_values() -> impl Strategy<Value = (Schema, StructValue, StructValue)> {
+    schema().prop_flat_map(|schema| (Just(schema.clone()), struct_value(&schema), struct_value(&schema)))
+}
+
+/// A writer's schema, a value of it, and the schema of a reader that is related to the writer.
+pub(super) fn writer_value_reader() -> impl Strategy<Value = (Schema, StructValue, Schema)> {
+    (schema(), edits()).prop_flat_map(|(writer, edits)| {
+        let reader = edit_schema(&writer, &mut edits.into_iter());
+        (Just(writer.clone()), struct_value(&writer), Just(reader))
+    })
+}
+
+/// Any schema.
+pub(super) fn schema() -> BoxedStrategy<Schema> {
+    schema_of_depth(2)
+}
+
+fn schema_of_depth(depth: u32) -> BoxedStrategy<Schema> {
+    let subsections = match depth {
+        0 => Just(Vec::new()).boxed(),
+        _ => vec((any::<bool>(), schema_of_depth(depth - 1)), 0..3).boxed(),
+    };
+    let versions = (1..4u32).prop_flat_map(|version| (Just(version), 1..=version));
+    (versions, any::<i32>(), vec(field(depth), 0..5), subsections)
+        .prop_map(|((version, minimum_version), priority, fields, subsections)| {
+            let fields = fields
+                .into_iter()
+                .enumerate()
+                .map(|(i, field)| place(field, i, version, minimum_version));
+            let subsections = subsections
+                .into_iter()
+                .enumerate()
+                .map(|(i, (optional, schema))| SubsectionSchema {
+                    name: format!("sub{i}").into(),
+                    optional,
+                    schema,
+                });
+            let description = Description {
+                name: "any".into(),
+                version,
+                minimum_version,
+                priority,
+                fields: fields.collect(),
+                subsections: subsections.collect(),
+            };
+            description.check().expect("the strategy makes legal schemas")
+        })
+        .boxed()
+}
+
+/// A field's type and default, and raw numbers from which its life is made once its struct's version is known.
+type AnyField = (WireType, Value, bool, bool, u32, u32);
+
+fn field(depth: u32) -> impl Strategy<Value = AnyField> {
+    let wire_and_value = wire_type(depth).prop_flat_map(|wire| (Just(wire.clone()), value(&wire)));
+    (wire_and_value, any::<bool>(), any::<bool>(), 0..6u32, 0..6u32)
+        .prop_map(|((wire, default), absent, defaulted, since, until)| (wire, default, absent, defaulted, since, until))
+}
+
+/// Names a field and gives it a legal life.
+fn place(field: AnyField, index: usize, version: u32, minimum_version: u32) -> FieldSchema {
+    let (wire, default, may_be_absent, defaulted, since, until) = field;
+    let since = if since < version { since + 1 } else { 1 };
+    let until = (since < until && until <= version).then_some(until);
+    let needs_default = since > minimum_version || until.is_some();
+    FieldSchema {
+        since,
+        until,
+        may_be_absent,
+        default: (!may_be_absent && (defaulted || needs_default)).then_some(default),
+        ..FieldSchema::new(format!("field{index}"), wire)
+    }
+}
+
+const VARIANTS: [&str; 4] = ["edge", "level", "pulse", "none"];
+
+fn leaf_type() -> impl Strategy<Value = WireType> {
+    prop_oneof![
+        Just(WireType::Bool),
+        Just(WireType::U8),
+        Just(WireType::U16),
+        Just(WireType::U32),
+        Just(WireType::U64),
+        Just(WireType::I8),
+        Just(WireType::I16),
+        Just(WireType::I32),
+        Just(WireType::I64),
+        Just(WireType::F64),
+        (0..9u32).prop_map(|max| WireType::Bytes { max }),
+        (0..9u32).prop_map(|max| WireType::Str { max }),
+        (1..=VARIANTS.len()).prop_map(|count| WireType::Enum {
+            variants: VARIANTS[..count].iter().map(|variant| Name::from(*variant)).collect()
+        }),
+    ]
+}
+
+fn wire_type(depth: u32) -> BoxedStrategy<WireType> {
+    if depth == 0 {
+        return leaf_type().boxed();
+    }
+    let inner = || wire_type(depth - 1).prop_map(Box::new);
+    prop_oneof![
+        4 => leaf_type(),
+        1 => (inner(), 1..4u32).prop_map(|(of, len)| WireType::Array { of, len }),
+        1 => (inner(), 0..4u32).prop_map(|(of, max)| WireType::Seq { of, max }),
+        1 => inner().prop_map(WireType::Option),
+        1 => schema_of_depth(depth - 1).prop_map(|schema| WireType::Struct(Box::new(schema))),
+    ]
+    .boxed()
+}
+
+/// Any value of a schema.
+pub(super) fn struct_value(schema: &Schema) -> BoxedStrategy<StructValue> {
+    let fields: Vec<_> = schema
+        .live_fields()
+        .map(|field| {
+            let (name, absent) = (field.name.clone(), field.may_be_absent);
+            let there = if absent {
+                any::<bool>().boxed()
+            } else {
+                Just(true).boxed()
+            };
+            (Just(name), there, value(&field.wire))
+        })
+        .collect();
+    let subsections: Vec<_> = schema
+        .subsections
+        .iter()
+        .map(|subsection| {
+            let (name, optional) = (subsection.name.clone(), subsection.optional);
+            let there = if optional {
+                any::<bool>().boxed()
+            } else {
+                Just(true).boxed()
+            };
+            (Just(name), there, struct_value(&subsection.schema))
+        })
+        .collect();
+    let version = schema.version;
+    (fields, subsections)
+        .prop_map(move |(fields, subsections)| {
+            let mut value = StructValue::new(version);
+            for (name, _, field) in fields.into_iter().filter(|(_, there, _)| *there) {
+                value.set(name, field);
+            }
+            for (name, _, subsection) in subsections.into_iter().filter(|(_, there, _)| *there) {
+                value.set_subsection(name, subsection);
+            }
+            value
+        })
+        .boxed()
+}
+
+fn value(wire: &WireType) -> BoxedStrategy<Value> {
+    let elements = |of: &WireType, least: u32, most: u32| {
+        let range = usize::try_from(least).expect("small")..=usize::try_from(most).expect("small");
+        match of {
+            WireType::U8 => vec(any::<u8>(), range).prop_map(Value::Bytes).boxed(),
+            of => vec(value(of), range).prop_map(Value::Array).boxed(),
+        }
+    };
+    match wire {
+        WireType::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+        WireType::U8 => any::<u8>().prop_map(|n| Value::Uint(n.into())).boxed(),
+        WireType::U16 => any::<u16>().prop_map(|n| Value::Uint(n.into())).boxed(),
+        WireType::U32 => any::<u32>().prop_map(|n| Value::Uint(n.into())).boxed(),
+        WireType::U64 => any::<u64>().prop_map(Value::Uint).boxed(),
+        WireType::I8 => any::<i8>().prop_map(|n| Value::Int(n.into())).boxed(),
+        WireType::I16 => any::<i16>().prop_map(|n| Value::Int(n.into())).boxed(),
+        WireType::I32 => any::<i32>().prop_map(|n| Value::Int(n.into())).boxed(),
+        WireType::I64 => any::<i64>().prop_map(Value::Int).boxed(),
+        WireType::F64 => any::<u64>().prop_map(|bits| Value::F64(f64::from_bits(bits))).boxed(),
+        WireType::Bytes { max } => elements(&WireType::U8, 0, *max),
+        WireType::Str { max } => {
+            let text = string_regex(&format!("[a-z]{{0,{max}}}")).expect("a legal expression");
+            text.prop_map(Value::Str).boxed()
+        }
+        WireType::Array { of, len } => elements(of, *len, *len),
+        WireType::Seq { of, max } => elements(of, 0, *max),
+        WireType::Struct(schema) => struct_value(schema).prop_map(Value::Struct).boxed(),
+        WireType::Option(of) => proptest::option::of(value(of).prop_map(Box::new))
+            .prop_map(Value::Option)
+            .boxed(),
+        WireType::Enum { variants } => proptest::sample::select(variants.clone()).prop_map(Value::Enum).boxed(),
+    }
+}
+
+/// Numbers that say what becomes of each field and type of a schema, in the order in which they are met.
+fn edits() -> impl Strategy<Value = Vec<u8>> {
+    vec(prop_oneof![3 => Just(0u8), 2 => any::<u8>()], 0..40)
+}
+
+/// A schema that differs from another by the edits.
+fn edit_schema(schema: &Schema, edits: &mut dyn Iterator<Item = u8>) -> Schema {
+    let mut description = schema.clone().into_description();
+    if edits.next().unwrap_or(0) % 16 == 5 {
+        description.minimum_version = 1;
+        description.version = (description.version + 1) % 4 + 1;
+    }
+    let version = description.version;
+    let mut fields = Vec::new();
+    for (i, mut field) in description.fields.into_iter().enumerate() {
+        match edits.next().unwrap_or(0) % 16 {
+            1 => continue,
+            2 => field.name = format!("renamed{i}").into(),
+            3 => field.default = None,
+            4 => (field.may_be_absent, field.default) = (true, None),
+            _ => {}
+        }
+        field.wire = edit_type(&field.wire, edits);
+        field.since = field.since.min(version);
+        field.until = field.until.filter(|until| field.since < *until && *until <= version);
+        fields.push(repaired(field, description.minimum_version));
+    }
+    let mut subsections = Vec::new();
+    for mut subsection in description.subsections {
+        match edits.next().unwrap_or(0) % 8 {
+            1 => continue,
+            2 => subsection.optional = !subsection.optional,
+            _ => {}
+        }
+        subsection.schema = edit_schema(&subsection.schema, edits);
+        subsections.push(subsection);
+    }
+    let edited = Description {
+        fields,
+        subsections,
+        ..Description::new(description.name)
+    };
+    let edited = Description {
+        version,
+        minimum_version: description.minimum_version,
+        ..edited
+    };
+    edited.check().expect("the edits keep a schema legal")
+}
+
+/// A field whose default fits its type again, or that may be absent if it must have a substitute and has none.
+fn repaired(mut field: FieldSchema, minimum_version: u32) -> FieldSchema {
+    let probe = Description {
+        fields: vec![FieldSchema {
+            since: 1,
+            until: None,
+            ..field.clone()
+        }],
+        ..Description::new("p")
+    };
+    if probe.check().is_err() {
+        field.default = None;
+    }
+    let must = field.since > minimum_version || field.until.is_some();
+    field.may_be_absent |= must && field.default.is_none();
+    field
+}
+
+fn edit_type(wire: &WireType, edits: &mut dyn Iterator<Item = u8>) -> WireType {
+    let edit = edits.next().unwrap_or(0) % 24;
+    if edit == 1 {
+        return WireType::Option(Box::new(wire.clone()));
+    }
+    match (wire, edit) {
+        (WireType::U8, 2) | (WireType::U32, 3) => WireType::U16,
+        (WireType::U16, 2) | (WireType::U64, 3) | (WireType::I64, 4) => WireType::U32,
+        (WireType::I16, 2) => WireType::I64,
+        (WireType::I64, 3) => WireType::I8,
+        (WireType::Bytes { max }, 2) => WireType::Bytes { max: max / 2 },
+        (WireType::Bytes { max }, 3) => WireType::Array {
+            of: Box::new(WireType::U8),
+            len: (*max).max(1),
+        },
+        (WireType::Bytes { max }, 4) => WireType::Seq {
+            of: Box::new(WireType::U64),
+            max: *max,
+        },
+        (WireType::Str { max }, 2) => WireType::Str { max: max / 2 },
+        (WireType::Enum { variants }, 2) => WireType::Enum {
+            variants: variants[variants.len() / 2..].to_vec(),
+        },
+        (WireType::Enum { .. }, 3) => WireType::Enum {
+            variants: vec!["other".into()],
+        },
+        (WireType::Array { of, len }, 2) => WireType::Array {
+            of: of.clone(),
+            len: len + 1,
+        },
+        (WireType::Seq { of, max }, 2) => WireType::Seq {
+            of: of.clone(),
+            max: max / 2,
+        },
+        (WireType::Seq { of, max }, 3) => WireType::Array {
+            of: of.clone(),
+            len: (*max).max(1),
+        },
+        (WireType::Array { of, len }, 3) => WireType::Seq {
+            of: of.clone(),
+            max: *len,
+        },
+        (WireType::Option(of), 2 | 3) => (**of).clone(),
+        (WireType::Array { of, len }, _) => WireType::Array {
+            of: Box::new(edit_type(of, edits)),
+            len: *len,
+        },
+        (WireType::Seq { of, max }, _) => WireType::Seq {
+            of: Box::new(edit_type(of, edits)),
+            max: *max,
+        },
+        (WireType::Option(of), _) => WireType::Option(Box::new(edit_type(of, edits))),
+        (WireType::Struct(schema), _) => WireType::Struct(Box::new(edit_schema(schema, edits))),
+        (other, _) => other.clone(),
+    }
+}
