@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 pub const HEADER_LEN: usize = 16;
 
 /// The reader may skip this record if it does not know its kind.
-const IGNORABLE: u16 = 1;
+pub(crate) const IGNORABLE: u16 = 1;
 
 /// What a reader still skips of a kind that it does not know.
 const MAX_UNKNOWN: u32 = 4 << 20;
@@ -226,6 +226,18 @@ impl RecordHeader {
         })
     }
 
+    /// The header of a record of the future.
+    #[cfg(test)]
+    pub(crate) fn of_the_future(number: u16, flags: u16, payload: &[u8]) -> Self {
+        let known = Self::new(RecordKind::Hello, &[payload]).expect("short");
+        Self {
+            kind: None,
+            number,
+            flags,
+            ..known
+        }
+    }
+
     /// The number of the kind, known or not.
     #[must_use]
     pub fn number(&self) -> u16 {
@@ -365,12 +377,8 @@ mod tests {
 
     /// A record of a kind that no build knows.
     fn unknown(flags: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = written(RecordKind::Hello, payload);
-        bytes[0..2].copy_from_slice(&0x7777u16.to_le_bytes());
-        bytes[2..4].copy_from_slice(&flags.to_le_bytes());
-        let crc = crc32fast::hash(&bytes[..12]);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-        bytes
+        let header = RecordHeader::of_the_future(0x7777, flags, payload);
+        [&header.to_bytes(), payload].concat()
     }
 
     #[test]

@@ -12,7 +12,6 @@ use migration::ident::{ContentHash, Id};
 use migration::manifest::Manifest;
 use migration::record::{Record, RecordKind};
 use migration::snapshot::Snapshot;
-use migration::testing::Scratch;
 use minicbor::Encoder;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -113,8 +112,7 @@ fn filled(kind: RecordKind, head: &[u8], byte: u8) -> (RecordKind, Vec<u8>) {
 
 #[test]
 fn files_made_to_exhaust_memory_or_time_are_refused() {
-    let scratch = Scratch::new();
-    let path = scratch.path().join("hostile.snap");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile.snap");
     cap_memory();
 
     // A file of a tebibyte that is one hole, and an index that lies in it and is as long as may be.
@@ -169,4 +167,5 @@ fn files_made_to_exhaust_memory_or_time_are_refused() {
         }
     });
     assert!(error.contains("60000 RAM blocks"), "{error}");
+    fs::remove_file(&path).expect("there");
 }

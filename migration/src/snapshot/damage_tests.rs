@@ -11,7 +11,7 @@ use super::index::{Index, RecordEntry, TRAILER_LEN, Trailer};
 use super::*;
 use crate::header::PREFIX_LEN;
 use crate::ident::ContentHash;
-use crate::record::{HEADER_LEN, Record, RecordHeader, RecordKind};
+use crate::record::{HEADER_LEN, IGNORABLE, Record, RecordHeader, RecordKind};
 use crate::testing::{FakeVm, Scratch};
 
 /// A small snapshot that can be damaged byte by byte, and what each byte belongs to.
@@ -85,7 +85,7 @@ impl Victim {
 
     /// The whole file with other records before RAM: checksums, index and trailer are right, so that what the records
     /// say is all that is wrong.
-    fn forge(&self, change: impl FnOnce(&mut Vec<(RecordKind, Vec<u8>)>, &mut Index)) -> Result<(), SnapshotError> {
+    fn forge(&self, change: impl FnOnce(&mut Vec<(u16, Vec<u8>)>, &mut Index)) -> Result<(), SnapshotError> {
         let snapshot = Snapshot::open(&self.path).expect("whole");
         let mut index = snapshot.index.clone();
         let mut records: Vec<_> = index
@@ -94,7 +94,7 @@ impl Victim {
             .map(|entry| {
                 let start = to_usize(entry.offset) + HEADER_LEN;
                 let payload = self.bytes[start..to_usize(entry.offset + entry.length)].to_vec();
-                (RecordKind::from_number(entry.kind).expect("known"), payload)
+                (entry.kind, payload)
             })
             .collect();
         let paths: Vec<_> = index.records.iter().map(|entry| entry.path.clone()).collect();
@@ -104,12 +104,17 @@ impl Victim {
         let mut bytes = self.bytes[..PREFIX_LEN].to_vec();
         for (number, (kind, payload)) in records.iter().enumerate() {
             let offset = to_u64(bytes.len());
-            let length = Record::write(&mut bytes, *kind, payload).expect("in bounds");
+            let header = match RecordKind::from_number(*kind) {
+                Some(kind) => RecordHeader::new(kind, &[payload]).expect("in bounds"),
+                None => RecordHeader::of_the_future(*kind, IGNORABLE, payload),
+            };
+            bytes.extend_from_slice(&header.to_bytes());
+            bytes.extend_from_slice(payload);
             index.records.push(RecordEntry {
-                kind: kind.number(),
+                kind: *kind,
                 path: paths.get(number).cloned().flatten(),
                 offset,
-                length,
+                length: to_u64(bytes.len()) - offset,
                 crc: crc32fast::hash(payload),
             });
         }
@@ -210,10 +215,10 @@ fn bytes_after_the_end_are_refused() {
 #[test]
 fn a_section_that_is_missing_doubled_or_out_of_place_is_refused() {
     let victim = Victim::new();
-    let section = |records: &[(RecordKind, Vec<u8>)]| {
+    let section = |records: &[(u16, Vec<u8>)]| {
         records
             .iter()
-            .position(|(kind, _)| *kind == RecordKind::Section)
+            .position(|(kind, _)| *kind == RecordKind::Section.number())
             .expect("a section")
     };
     let doubled = victim.forge(|records, _| {
@@ -230,6 +235,23 @@ fn a_section_that_is_missing_doubled_or_out_of_place_is_refused() {
         .forge(|records, _| drop(records.pop()))
         .expect_err("no end of sections");
     assert!(endless.to_string().contains("index record"), "{endless}");
+}
+
+#[test]
+fn a_record_of_the_future_is_skipped_if_it_says_so_and_checked_all_the_same() {
+    let victim = Victim::new();
+    let future = (0x7777, b"something that this build cannot know".to_vec());
+    victim.forge(|records, _| records.push(future)).expect("skipped");
+    let forged = victim.path.with_extension("forged");
+    let mut bytes = fs::read(&forged).expect("there");
+    let at = bytes
+        .windows(9)
+        .position(|window| window == b"something")
+        .expect("there");
+    bytes[at] ^= 1;
+    fs::write(&forged, bytes).expect("written");
+    let error = Snapshot::open(&forged).expect_err("damaged");
+    assert_eq!(error.part(), Some(Part::UnknownRecord(0x7777)), "{error}");
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub enum Part {
     Prefix,
     /// A record of which the file has one.
     Record(RecordKind),
+    /// A record of a kind that this build does not know and may skip.
+    UnknownRecord(u16),
     /// The state of the object with this path.
     Section(String),
     /// The zeros before the RAM block of this name.
@@ -27,6 +29,7 @@ impl fmt::Display for Part {
         match self {
             Self::Prefix => f.write_str("the prefix"),
             Self::Record(kind) => write!(f, "the {kind} record"),
+            Self::UnknownRecord(number) => write!(f, "the record of unknown kind {number}"),
             Self::Section(path) => write!(f, "the section of {path}"),
             Self::PaddingBefore(block) => write!(f, "the padding before RAM block {block}"),
             Self::Ram(block) => write!(f, "RAM block {block}"),

@@ -42,7 +42,7 @@ impl RecordEntry {
         match (RecordKind::from_number(self.kind), &self.path) {
             (Some(RecordKind::Section), Some(path)) => Part::Section(path.clone()),
             (Some(kind), _) => Part::Record(kind),
-            (None, _) => Part::Record(RecordKind::Index),
+            (None, _) => Part::UnknownRecord(self.kind),
         }
     }
 }
