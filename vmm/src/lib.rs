@@ -1,5 +1,6 @@
 //! The Tern virtual machine monitor.
 
+pub mod accel;
 pub mod cli;
 pub mod clock;
 pub mod console;

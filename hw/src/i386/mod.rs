@@ -1,5 +1,6 @@
 //! What belongs to a PC and to nothing else: its machines, tables and small controllers.
 
+pub mod cpu;
 pub mod cpu_feature;
 pub mod cpu_model;
 pub mod cpu_state;

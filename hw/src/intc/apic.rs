@@ -3,7 +3,25 @@
 //! Left out: the processor priority, which follows from the task priority and what is in service; the version, which
 //! follows from the model; the TSC deadline's own state beyond its register.
 
+use parking_lot::Mutex;
+use vmstate::qom::Object;
 use vmstate::state::VmState;
+
+/// A vCPU's local APIC. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
+#[derive(Object)]
+#[object(name = "apic-common", parent = "device", abstract)]
+pub struct Apic {
+    #[state]
+    state: Mutex<ApicState>,
+}
+
+impl Apic {
+    /// The registers, as of the last pause or load.
+    #[must_use]
+    pub fn state(&self) -> &Mutex<ApicState> {
+        &self.state
+    }
+}
 
 /// The registers of a local APIC.
 #[derive(VmState, Clone, Debug, PartialEq)]
@@ -88,7 +106,8 @@ impl ApicState {
             lvt_lint0: if bootstrap { EXTERNAL_INTERRUPT } else { LVT_MASKED },
             lvt_lint1: LVT_MASKED,
             lvt_error: LVT_MASKED,
-            lvt_corrected: LVT_MASKED,
+            // There are no machine checks, so the entry does not exist and reads as zero.
+            lvt_corrected: 0,
             timer_initial: 0,
             timer_current: 0,
             timer_divide: 0,

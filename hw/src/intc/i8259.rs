@@ -1,5 +1,7 @@
 //! The pair of 8259 interrupt controllers, as an accelerator holds it.
 
+use parking_lot::Mutex;
+use vmstate::qom::Object;
 use vmstate::state::VmState;
 
 /// The registers of one 8259.
@@ -35,6 +37,22 @@ pub struct I8259Chip {
     pub four_init_words: bool,
     /// Inputs that are level-triggered.
     pub level_triggered: u8,
+}
+
+/// The 8259 pair. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
+#[derive(Object)]
+#[object(name = "i8259-common", parent = "device", abstract)]
+pub struct I8259 {
+    #[state]
+    state: Mutex<I8259State>,
+}
+
+impl I8259 {
+    /// The registers, as of the last pause or load.
+    #[must_use]
+    pub fn state(&self) -> &Mutex<I8259State> {
+        &self.state
+    }
 }
 
 /// The registers of both controllers.

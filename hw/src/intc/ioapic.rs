@@ -1,11 +1,29 @@
 //! The I/O APIC, as an accelerator holds it.
 
+use parking_lot::Mutex;
+use vmstate::qom::Object;
 use vmstate::state::VmState;
 
 /// How many inputs it has.
 pub const PINS: usize = 24;
 /// Where it is in the machine; no software moves it.
 pub const BASE_ADDRESS: u64 = 0xfec0_0000;
+
+/// The I/O APIC. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
+#[derive(Object)]
+#[object(name = "ioapic-common", parent = "device", abstract)]
+pub struct Ioapic {
+    #[state]
+    state: Mutex<IoapicState>,
+}
+
+impl Ioapic {
+    /// The registers, as of the last pause or load.
+    #[must_use]
+    pub fn state(&self) -> &Mutex<IoapicState> {
+        &self.state
+    }
+}
 
 /// The registers of an I/O APIC.
 #[derive(VmState, Clone, Debug, PartialEq)]

@@ -3,6 +3,8 @@
 //! The record is made once per pause and applied when the guest goes on. Between the two, here or on another host,
 //! guest time stands still, or is made up for, as the [`TimePolicy`] says.
 
+use parking_lot::Mutex;
+use vmstate::qom::Object;
 use vmstate::state::VmState;
 
 /// What becomes of the time during which a guest was paused.
@@ -13,6 +15,22 @@ pub enum TimePolicy {
     Continue,
     /// The guest's clocks jump ahead by the real time that has passed.
     JumpToNow,
+}
+
+/// The record of guest time. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
+#[derive(Object)]
+#[object(name = "guest-clock", parent = "device", abstract)]
+pub struct GuestClock {
+    #[state]
+    state: Mutex<ClockState>,
+}
+
+impl GuestClock {
+    /// The registers, as of the last pause or load.
+    #[must_use]
+    pub fn state(&self) -> &Mutex<ClockState> {
+        &self.state
+    }
 }
 
 /// All clocks of a guest at one instant.

@@ -3,6 +3,8 @@
 //! How far a running count has come is not here: KVM starts the count anew whenever its timer is loaded, so a channel
 //! goes on with a full period after a restore. Software sees one tick that comes late by less than a period.
 
+use parking_lot::Mutex;
+use vmstate::qom::Object;
 use vmstate::state::VmState;
 
 /// One channel of the timer.
@@ -32,6 +34,22 @@ pub struct I8254Channel {
     pub bcd: bool,
     /// The level of its gate.
     pub gate: bool,
+}
+
+/// The 8254. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
+#[derive(Object)]
+#[object(name = "i8254-common", parent = "device", abstract)]
+pub struct I8254 {
+    #[state]
+    state: Mutex<I8254State>,
+}
+
+impl I8254 {
+    /// The registers, as of the last pause or load.
+    #[must_use]
+    pub fn state(&self) -> &Mutex<I8254State> {
+        &self.state
+    }
 }
 
 /// The registers of the timer.

@@ -1,0 +1,318 @@
+//! Whether KVM holds what it was given: a comparison field by field, and the list of what may differ.
+
+use vmstate::state::{StructValue, Value, VmState};
+
+use super::super::Difference;
+
+/// A field that KVM may show otherwise than it was written, with no instruction in between.
+pub struct Tolerated {
+    /// The name of the state's description.
+    pub description: &'static str,
+    /// The field, with its path within the state.
+    pub field: &'static str,
+    /// Why it differs.
+    pub reason: &'static str,
+    /// Whether a difference is within bounds.
+    allows: fn(&Compared<'_>) -> bool,
+}
+
+/// Two values of a field, and the structures that they are in.
+struct Compared<'a> {
+    loaded: &'a Value,
+    read: &'a Value,
+    loaded_in: &'a StructValue,
+    /// Whether this KVM lets TSCs be set at all.
+    sets_tsc: bool,
+}
+
+impl Compared<'_> {
+    /// The field goes on from the loaded value by at most `most`.
+    fn runs_on(&self, most: u64) -> bool {
+        number(self.read)
+            .checked_sub(number(self.loaded))
+            .is_some_and(|passed| passed <= most)
+    }
+
+    /// The field differs in no bit but those of `mask`.
+    fn differs_only_in(&self, mask: u64) -> bool {
+        (number(self.loaded) ^ number(self.read)) & !mask == 0
+    }
+
+    fn loaded_number(&self, field: &str) -> u64 {
+        self.loaded_in.get(field).map_or(0, number)
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    match value {
+        Value::Uint(number) => *number,
+        _ => 0,
+    }
+}
+
+/// How long a comparison may come after the load, in nanoseconds: far more than it ever does.
+const PATIENCE_NS: u64 = 60_000_000_000;
+
+/// The inputs at which KVM's own interval timer may have ticked.
+const TIMER_INPUTS: u64 = 0b101;
+
+/// All fields that may differ.
+pub const TOLERATED: &[Tolerated] = &[
+    Tolerated {
+        description: "guest-clock",
+        field: "realtime_ns",
+        reason: "the host's wall clock is not KVM's to hold; the record has it for who wants to jump ahead",
+        allows: |_| true,
+    },
+    Tolerated {
+        description: "guest-clock",
+        field: "kvmclock_ns",
+        reason: "it runs from the instant at which it is set, and is set again before the guest goes on",
+        allows: |compared| compared.runs_on(PATIENCE_NS),
+    },
+    Tolerated {
+        description: "guest-clock",
+        field: "tsc",
+        reason: "it runs on like kvmclock; a KVM without TSC offsets shows the host's",
+        allows: |compared| {
+            let most = PATIENCE_NS / 1_000_000 * compared.loaded_number("tsc_khz");
+            !compared.sets_tsc || compared.runs_on(most)
+        },
+    },
+    Tolerated {
+        description: "guest-clock",
+        field: "tsc_differences",
+        reason: "a KVM without TSC offsets has no differences",
+        allows: |compared| !compared.sets_tsc,
+    },
+    Tolerated {
+        description: "guest-clock",
+        field: "tsc_khz",
+        reason: "hosts measure the same oscillator with small differences; larger ones were refused at the load",
+        allows: |compared| {
+            let (loaded, read) = (number(compared.loaded), number(compared.read));
+            loaded.abs_diff(read) * 1_000_000 <= loaded * 250
+        },
+    },
+    Tolerated {
+        description: "apic",
+        field: "timer_current",
+        reason: "the timer counts from the instant at which it is written, and is written again before the guest goes on",
+        allows: |compared| number(compared.read) <= compared.loaded_number("timer_initial"),
+    },
+    Tolerated {
+        description: "apic",
+        field: "tsc_deadline",
+        reason: "a deadline that has passed is disarmed, and is written again before the guest goes on",
+        allows: |compared| number(compared.read) == 0,
+    },
+    Tolerated {
+        description: "apic",
+        field: "requested",
+        reason: "the timers may tick; the registers are written again before the guest goes on",
+        allows: |compared| match (compared.loaded, compared.read) {
+            (Value::Array(loaded), Value::Array(read)) => {
+                let words = || loaded.iter().zip(read);
+                let lost = words().any(|(loaded, read)| number(loaded) & !number(read) != 0);
+                let new: u32 = words()
+                    .map(|(loaded, read)| (number(read) & !number(loaded)).count_ones())
+                    .sum();
+                !lost && new <= 2
+            }
+            _ => false,
+        },
+    },
+    Tolerated {
+        description: "ioapic",
+        field: "requested",
+        reason: "the interval timer may tick; the registers are written again before the guest goes on",
+        allows: |compared| compared.differs_only_in(TIMER_INPUTS),
+    },
+    Tolerated {
+        description: "i8259",
+        field: "primary.requested",
+        reason: "the interval timer may tick; the registers are written again before the guest goes on",
+        allows: |compared| compared.differs_only_in(TIMER_INPUTS),
+    },
+    Tolerated {
+        description: "i8259",
+        field: "primary.last_levels",
+        reason: "the interval timer may tick; the registers are written again before the guest goes on",
+        allows: |compared| compared.differs_only_in(TIMER_INPUTS),
+    },
+];
+
+/// Compares states of objects.
+pub struct Comparison {
+    sets_tsc: bool,
+    found: Vec<Difference>,
+}
+
+impl Comparison {
+    /// A comparison on a KVM that lets TSCs be set, or does not.
+    pub fn new(sets_tsc: bool) -> Self {
+        Self {
+            sets_tsc,
+            found: Vec::new(),
+        }
+    }
+
+    /// Compares the state that the object at `path` was loaded with to what was read back.
+    pub fn object<S: VmState>(&mut self, path: &str, loaded: &S, read: &S) {
+        let place = Place {
+            path,
+            description: S::NAME,
+            prefix: "",
+        };
+        self.structs(&place, &loaded.to_value(), &read.to_value());
+    }
+
+    /// What differs and must not.
+    pub fn found(self) -> Vec<Difference> {
+        self.found
+    }
+
+    fn structs(&mut self, place: &Place<'_>, loaded_in: &StructValue, read_in: &StructValue) {
+        for (name, loaded) in loaded_in.fields() {
+            let field = format!("{}{name}", place.prefix);
+            let Some(read) = read_in.get(name) else {
+                self.report(place, &field, loaded, None);
+                continue;
+            };
+            if let (Some(loaded), Some(read)) = (as_struct(loaded), as_struct(read)) {
+                self.structs(
+                    &Place {
+                        prefix: &format!("{field}."),
+                        ..*place
+                    },
+                    loaded,
+                    read,
+                );
+            } else if loaded != read {
+                let compared = Compared {
+                    loaded,
+                    read,
+                    loaded_in,
+                    sets_tsc: self.sets_tsc,
+                };
+                let tolerated = TOLERATED
+                    .iter()
+                    .any(|row| row.description == place.description && row.field == field && (row.allows)(&compared));
+                if !tolerated {
+                    self.report(place, &field, loaded, Some(read));
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, place: &Place<'_>, field: &str, loaded: &Value, read: Option<&Value>) {
+        self.found.push(Difference {
+            field: format!("{}: {field}", place.path),
+            loaded: format!("{loaded:?}"),
+            read: read.map_or_else(|| "nothing".to_owned(), |read| format!("{read:?}")),
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    path: &'a str,
+    description: &'static str,
+    prefix: &'a str,
+}
+
+/// A structure, also one that could be absent and is not.
+fn as_struct(value: &Value) -> Option<&StructValue> {
+    match value {
+        Value::Struct(value) => Some(value),
+        Value::Option(Some(value)) => as_struct(value),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hw::i386::cpu_state::{CpuState, ExceptionEvent};
+    use hw::intc::apic::ApicState;
+    use hw::timer::clock::ClockState;
+
+    fn fields<S: VmState>(loaded: &S, read: &S, sets_tsc: bool) -> Vec<String> {
+        let mut comparison = Comparison::new(sets_tsc);
+        comparison.object("/x", loaded, read);
+        comparison
+            .found()
+            .into_iter()
+            .map(|difference| difference.field)
+            .collect()
+    }
+
+    #[test]
+    fn a_difference_is_named_down_to_its_field() {
+        let mut loaded = CpuState::default();
+        loaded.events.exception = Some(ExceptionEvent::default());
+        let mut read = loaded.clone();
+        read.general.rax = 1;
+        read.events.exception = Some(ExceptionEvent {
+            vector: 3,
+            ..ExceptionEvent::default()
+        });
+        assert_eq!(
+            fields(&loaded, &read, true),
+            ["/x: general.rax", "/x: events.exception.vector"]
+        );
+    }
+
+    #[test]
+    fn timers_may_count_on_but_not_up() {
+        let loaded = ApicState {
+            timer_initial: 100,
+            timer_current: 50,
+            ..ApicState::default()
+        };
+        let counted = ApicState {
+            timer_current: 40,
+            ..loaded.clone()
+        };
+        let wrong = ApicState {
+            timer_current: 101,
+            ..loaded.clone()
+        };
+        assert!(fields(&loaded, &counted, true).is_empty());
+        assert_eq!(fields(&loaded, &wrong, true), ["/x: timer_current"]);
+    }
+
+    #[test]
+    fn clocks_may_run_on_but_not_back() {
+        let loaded = ClockState {
+            tsc_khz: 1000,
+            tsc: 5000,
+            kvmclock_ns: 5000,
+            ..ClockState::default()
+        };
+        let later = ClockState {
+            tsc: 6000,
+            kvmclock_ns: 6000,
+            realtime_ns: 7,
+            ..loaded.clone()
+        };
+        let earlier = ClockState {
+            tsc: 4000,
+            kvmclock_ns: 4000,
+            ..loaded.clone()
+        };
+        assert!(fields(&loaded, &later, true).is_empty());
+        assert_eq!(fields(&loaded, &earlier, true), ["/x: tsc", "/x: kvmclock_ns"]);
+        assert_eq!(fields(&loaded, &earlier, false), ["/x: kvmclock_ns"]);
+    }
+
+    #[test]
+    fn an_interrupt_may_come_in_but_none_may_get_lost() {
+        let mut loaded = ApicState::default();
+        loaded.requested[1] = 1;
+        let mut more = loaded.clone();
+        more.requested[2] = 4;
+        assert!(fields(&loaded, &more, true).is_empty());
+        assert_eq!(fields(&more, &loaded, true), ["/x: requested"]);
+    }
+}

@@ -1,0 +1,130 @@
+//! The host's KVM as such: what is asked of `/dev/kvm` before there is a VM.
+
+use std::io;
+use std::sync::OnceLock;
+
+use hw::i386::cpuid::{CpuidEntry, CpuidTable};
+use hw::i386::xsave::XsaveLayout;
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_ADJUST_CLOCK, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IRQCHIP,
+    KVM_CAP_PIT2, KVM_CAP_SREGS2, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
+};
+use kvm_ioctls::{Kvm, VmFd};
+
+use super::super::AccelError;
+use super::refused;
+
+/// An open `/dev/kvm`, and what it said about the host.
+pub struct KvmSystem {
+    kvm: Kvm,
+    /// Read when first needed: a VM that is restored from a snapshot never asks before it runs.
+    supported: OnceLock<CpuidTable>,
+}
+
+/// What Tern cannot do without: the number of the capability, and what it is for people.
+const REQUIRED: &[(u32, &str)] = &[
+    (KVM_CAP_IRQCHIP, "interrupt controllers in the kernel"),
+    (KVM_CAP_PIT2, "an interval timer in the kernel"),
+    (KVM_CAP_ADJUST_CLOCK, "adjustable guest clocks"),
+    (KVM_CAP_IMMEDIATE_EXIT, "immediate exits (Linux 4.13)"),
+    (KVM_CAP_EXCEPTION_PAYLOAD, "the whole state of exceptions (Linux 4.20)"),
+    (KVM_CAP_SREGS2, "the whole state of paging (Linux 5.14)"),
+    (KVM_CAP_X86_TRIPLE_FAULT_EVENT, "the state of triple faults (Linux 6.0)"),
+];
+
+impl KvmSystem {
+    /// Opens `/dev/kvm`.
+    pub fn open() -> Result<Self, AccelError> {
+        let kvm = Kvm::new().map_err(|error| AccelError::Unavailable(unavailable(&error.into())))?;
+        let version = kvm.get_api_version();
+        if u32::try_from(version) != Ok(KVM_API_VERSION) {
+            return Err(AccelError::Unavailable(format!(
+                "/dev/kvm speaks version {version} of its interface, and Tern version {KVM_API_VERSION}"
+            )));
+        }
+        Ok(Self {
+            kvm,
+            supported: OnceLock::new(),
+        })
+    }
+
+    /// Makes a VM without anything in it.
+    pub fn create_vm(&self) -> Result<VmFd, AccelError> {
+        let vm = loop {
+            match self.kvm.create_vm() {
+                Ok(vm) => break vm,
+                // The kernel sets up hardware on first use, and a signal may come in between.
+                Err(error) if error.errno() == libc::EINTR => {}
+                Err(error) => return Err(refused("a new VM", error)),
+            }
+        };
+        for &(capability, what) in REQUIRED {
+            if vm.check_extension_raw(capability.into()) <= 0 {
+                return Err(AccelError::Unavailable(format!(
+                    "this host's KVM lacks {what}, which Tern needs: update its kernel"
+                )));
+            }
+        }
+        for capability in [KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT] {
+            let mut enable = kvm_enable_cap {
+                cap: capability,
+                ..Default::default()
+            };
+            enable.args[0] = 1;
+            vm.enable_cap(&enable)
+                .map_err(|error| refused("to tell the whole state of events", error))?;
+        }
+        Ok(vm)
+    }
+
+    /// What KVM can give to guests on this host.
+    pub fn supported(&self) -> Result<&CpuidTable, AccelError> {
+        if let Some(table) = self.supported.get() {
+            return Ok(table);
+        }
+        let entries = self
+            .kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(|error| refused("to tell which processor features it supports", error))?;
+        let table = CpuidTable::new(entries.as_slice().iter().map(|entry| CpuidEntry {
+            leaf: entry.function,
+            subleaf: entry.index,
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+        }));
+        Ok(self.supported.get_or_init(|| table))
+    }
+
+    /// Where the host keeps components of an XSAVE area.
+    pub fn xsave_layout(&self) -> Result<XsaveLayout, AccelError> {
+        Ok(XsaveLayout::of_host(self.supported()?))
+    }
+}
+
+/// Why `/dev/kvm` cannot be opened, with the remedy.
+fn unavailable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no /dev/kvm: switch virtualisation on in the firmware (in a virtual machine, \
+                                    nested virtualisation on its host) and load the module kvm_intel or kvm_amd"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "no permission to use /dev/kvm: add the user to the group kvm \
+                                            (`usermod -aG kvm USER`, then log in again)"
+            .to_owned(),
+        _ => format!("/dev/kvm cannot be opened: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_forbidden_device_comes_with_the_remedy() {
+        assert!(unavailable(&io::ErrorKind::NotFound.into()).contains("load the module"));
+        assert!(unavailable(&io::ErrorKind::PermissionDenied.into()).contains("group kvm"));
+    }
+}

@@ -1,0 +1,477 @@
+//! KVM at work: programs of a few instructions, run, paused, saved and restored.
+
+use std::time::Instant;
+
+use hw::i386::cpu::X86Cpu;
+use hw::i386::cpu_state::{CpuState, MpState};
+use hw::intc::apic::{Apic, ApicState};
+use hw::intc::i8259::I8259;
+use hw::memory::DirtyClient;
+use hw::timer::clock::{ClockState, GuestClock, TimePolicy};
+use vmstate::qom::{Obj, ObjectPart};
+
+use super::compare::Comparison;
+use super::testing::{COUNTER, DEVICE, Guest, Heard, turn};
+use super::{CrashCause, TOLERATED};
+use crate::accel::{AccelError, VcpuEvent};
+
+/// mov al, 'A'; out 0x80, al; jmp $
+const HELLO: &[u8] = &[0xb0, 0x41, 0xe6, 0x80, 0xeb, 0xfe];
+/// 1: inc dword [0x8000]; jmp 1b
+const COUNT: &[u8] = &[0xff, 0x05, 0x00, 0x80, 0x00, 0x00, 0xeb, 0xf8];
+/// mov esi, 0x2000; mov ecx, 4; mov dx, 0x80; cld; rep outsb; jmp $
+const STRING: &[u8] = &[
+    0xbe, 0x00, 0x20, 0x00, 0x00, 0xb9, 0x04, 0x00, 0x00, 0x00, 0x66, 0xba, 0x80, 0x00, 0xfc, 0xf3, 0x6e, 0xeb, 0xfe,
+];
+/// in al, 0x80; out 0x80, al; jmp $
+const ECHO: &[u8] = &[0xe4, 0x80, 0xe6, 0x80, 0xeb, 0xfe];
+/// 1: mov dword [0xd0000ffe], 0x44332211; jmp 1b: a store across two pages of a device.
+const STRADDLE: &[u8] = &[0xc7, 0x05, 0xfe, 0x0f, 0x00, 0xd0, 0x11, 0x22, 0x33, 0x44, 0xeb, 0xf4];
+/// lidt [0x3000] (a table of no length); ud2
+const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0x00, 0x30, 0x00, 0x00, 0x0f, 0x0b];
+/// Writes a byte to every other page of 16 from 1 MiB on, says something and loops.
+const DIRTY: &[u8] = &[
+    0xbf, 0x00, 0x00, 0x10, 0x00, // mov edi, 0x100000
+    0xb9, 0x10, 0x00, 0x00, 0x00, // mov ecx, 16
+    0xc6, 0x07, 0x01, // 1: mov byte [edi], 1
+    0x81, 0xc7, 0x00, 0x20, 0x00, 0x00, // add edi, 0x2000
+    0x49, 0x75, 0xf4, // dec ecx; jnz 1b
+    0xe6, 0x80, 0xeb, 0xfe, // out 0x80, al; jmp $
+];
+/// Leaves state in every corner, says 0x42 and counts.
+const RICH: &[u8] = &[
+    0x0f, 0x20, 0xe0, 0x0d, 0x00, 0x02, 0x00, 0x00, 0x0f, 0x22, 0xe0, // cr4 |= OSFXSR
+    0x0f, 0x10, 0x1d, 0x00, 0x20, 0x00, 0x00, // movups xmm3, [0x2000]
+    0xb9, 0x77, 0x02, 0x00, 0x00, 0xb8, 0x06, 0x04, 0x01, 0x00, 0xba, 0x06, 0x04, 0x07, 0x00, 0x0f, 0x30, // PAT
+    0xb9, 0x02, 0x01, 0x00, 0xc0, 0xb8, 0x78, 0x56, 0x34, 0x12, 0xba, 0xbc, 0x1a, 0x00, 0x00, 0x0f,
+    0x30, // GS base
+    0xb9, 0x74, 0x01, 0x00, 0x00, 0xb8, 0x08, 0x00, 0x00, 0x00, 0x31, 0xd2, 0x0f, 0x30, // SYSENTER_CS = 8
+    0xb9, 0x01, 0x4d, 0x56, 0x4b, 0xb8, 0x01, 0x50, 0x00, 0x00, 0x0f, 0x30, // kvmclock at 0x5000
+    0xb9, 0x00, 0x4d, 0x56, 0x4b, 0xb8, 0x00, 0x51, 0x00, 0x00, 0x0f, 0x30, // wall clock at 0x5100
+    0xb8, 0x00, 0x10, 0x00, 0x00, 0x0f, 0x23, 0xc8, // dr1 = 0x1000
+    0xbb, 0x00, 0x00, 0xe0, 0xfe, // ebx = the local APIC
+    0xc7, 0x83, 0xf0, 0x00, 0x00, 0x00, 0xff, 0x01, 0x00, 0x00, // enabled, spurious vector 0xff
+    0xc7, 0x83, 0x80, 0x00, 0x00, 0x00, 0x20, 0x00, 0x00, 0x00, // task priority 0x20
+    0xc7, 0x83, 0xe0, 0x03, 0x00, 0x00, 0x0b, 0x00, 0x00, 0x00, // timer divided by 1
+    0xc7, 0x83, 0x20, 0x03, 0x00, 0x00, 0x40, 0x00, 0x02, 0x00, // periodic, vector 0x40
+    0xc7, 0x83, 0x80, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, // counts from 0x1000000
+    0xbb, 0x00, 0x00, 0xc0, 0xfe, // ebx = the I/O APIC
+    0xc7, 0x03, 0x18, 0x00, 0x00, 0x00, 0xc7, 0x43, 0x10, 0x34, 0x00, 0x01, 0x00, // pin 4: masked, vector 0x34
+    0xb0, 0x11, 0xe6, 0x20, 0xb0, 0x30, 0xe6, 0x21, 0xb0, 0x04, 0xe6, 0x21, 0xb0, 0x01, 0xe6,
+    0x21, // 8259 at 0x30
+    0xb0, 0xfa, 0xe6, 0x21, // all masked but 0 and 2
+    0xb0, 0xb6, 0xe6, 0x43, 0xb0, 0xa9, 0xe6, 0x42, 0xb0, 0x04, 0xe6, 0x42, // 8254 channel 2: mode 3, 1193
+    0xbd, 0x11, 0x11, 0x11, 0x11, // ebp = 0x11111111
+    0xb0, 0x42, 0xe6, 0x80, // out 0x80, 0x42
+    0xff, 0x05, 0x00, 0x80, 0x00, 0x00, 0xeb, 0xf8, // 1: inc dword [0x8000]; jmp 1b
+];
+/// Starts the second processor at 0x7000 by INIT and SIPI, and counts.
+const START_SECOND: &[u8] = &[
+    0xbb, 0x00, 0x00, 0xe0, 0xfe, // ebx = the local APIC
+    0xc7, 0x83, 0xf0, 0x00, 0x00, 0x00, 0xff, 0x01, 0x00, 0x00, // enabled
+    0xc7, 0x83, 0x10, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0xc7, 0x83, 0x00, 0x03, 0x00, 0x00, 0x00, 0x45, 0x00,
+    0x00, // INIT to APIC 1
+    0xc7, 0x83, 0x10, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0xc7, 0x83, 0x00, 0x03, 0x00, 0x00, 0x07, 0x46, 0x00,
+    0x00, // SIPI to APIC 1, page 7
+    0xff, 0x05, 0x00, 0x80, 0x00, 0x00, 0xeb, 0xf8, // 1: inc dword [0x8000]; jmp 1b
+];
+/// In real mode: mov al, 0x50; out 0x80, al; 1: inc word [0x8100]; jmp 1b
+const SECOND: &[u8] = &[0xb0, 0x50, 0xe6, 0x80, 0xff, 0x06, 0x00, 0x81, 0xeb, 0xfa];
+/// Where the second processor counts.
+const SECOND_COUNTER: u64 = 0x8100;
+
+fn part<T: ObjectPart>(guest: &Guest, path: &str) -> Obj<T> {
+    let object = guest
+        .board
+        .root()
+        .resolve(path)
+        .unwrap_or_else(|| panic!("no object at {path}"));
+    Obj::new(object).unwrap_or_else(|| panic!("{path} is of another type"))
+}
+
+fn cpu(guest: &Guest, id: u32) -> CpuState {
+    part::<X86Cpu>(guest, &format!("/machine/cpu-{id}"))
+        .state()
+        .lock()
+        .clone()
+}
+
+fn apic(guest: &Guest, id: u32) -> ApicState {
+    part::<Apic>(guest, &format!("/machine/cpu-{id}/apic"))
+        .state()
+        .lock()
+        .clone()
+}
+
+fn clock(guest: &Guest) -> ClockState {
+    part::<GuestClock>(guest, "/machine/clock").state().lock().clone()
+}
+
+/// The state of both processors of a guest.
+fn held(guest: &Guest) -> Vec<(CpuState, ApicState)> {
+    (0..2).map(|id| (cpu(guest, id), apic(guest, id))).collect()
+}
+
+fn fields_that_differ(one: &[(CpuState, ApicState)], other: &[(CpuState, ApicState)]) -> Vec<String> {
+    let mut comparison = Comparison::new(true);
+    for (one, other) in one.iter().zip(other) {
+        comparison.object("cpu", &one.0, &other.0);
+        comparison.object("apic", &one.1, &other.1);
+    }
+    comparison
+        .found()
+        .into_iter()
+        .map(|difference| difference.field)
+        .collect()
+}
+
+#[test]
+fn what_a_guest_writes_to_a_port_reaches_the_device() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, HELLO);
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(b'A'));
+}
+
+#[test]
+fn what_a_device_answers_reaches_the_guest() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, ECHO);
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(0x5a));
+}
+
+#[test]
+fn a_string_instruction_is_as_many_accesses_as_it_counts() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, STRING);
+    guest.write(0x2000, b"tern");
+    guest.run();
+    for byte in b"tern" {
+        assert_eq!(guest.hear(), Heard::Byte(*byte));
+    }
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, COUNT);
+    guest.run();
+    for _ in 0..20 {
+        guest.wait_for_change(COUNTER, guest.word(COUNTER));
+        guest.accel.pause().expect("pauses");
+        let (count, state) = (guest.word(COUNTER), guest.sections());
+        guest.accel.pause().expect("is paused");
+        assert_eq!(guest.word(COUNTER), count);
+        assert_eq!(guest.sections(), state, "state is read once per pause");
+        guest.run();
+    }
+}
+
+#[test]
+fn a_pause_completes_the_accesses_that_are_under_way() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, STRADDLE);
+    for _ in 0..20 {
+        guest.run();
+        assert_eq!(guest.hear(), Heard::Mmio(0xffe, 0x11));
+        guest.accel.pause().expect("pauses");
+        let rest: Vec<_> = guest.heard.try_iter().collect();
+        let whole = [
+            Heard::Mmio(0xffe, 0x11),
+            Heard::Mmio(0xfff, 0x22),
+            Heard::Mmio(0x1000, 0x33),
+            Heard::Mmio(0x1001, 0x44),
+        ];
+        assert_eq!(rest.len() % 4, 3, "stores to {DEVICE:#x} are made whole");
+        assert!(
+            rest.iter()
+                .zip(whole.iter().cycle().skip(1))
+                .all(|(heard, wanted)| heard == wanted)
+        );
+    }
+}
+
+#[test]
+fn an_instruction_that_kvm_cannot_emulate_is_reported_with_its_bytes() {
+    let Some(_turn) = turn() else { return };
+    // nop; int3; nop, with a table of one gate for INT3 that leads on to the port, where KVM can deliver it.
+    let guest = Guest::new(1, &[0x90, 0xcc, 0x90, 0xb0, 0x01, 0xe6, 0x80, 0xeb, 0xfe]);
+    guest.run();
+    match guest.hear() {
+        Heard::Event(0, VcpuEvent::Crashed(report)) => {
+            assert!(
+                matches!(report.cause, CrashCause::InternalError { suberror: 1, .. }),
+                "{report}"
+            );
+            assert_eq!(
+                (report.rip, report.instruction.first()),
+                (Some(0x1001), Some(&0xcc)),
+                "{report}"
+            );
+            assert!(report.to_string().contains("instruction bytes cc"), "{report}");
+        }
+        // A KVM that runs this natively has no interrupt table to deliver it through.
+        Heard::Event(0, VcpuEvent::ResetRequested { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    guest.accel.pause().expect("a crashed guest can be looked at");
+    assert!(cpu(&guest, 0).general.rip >= 0x1001);
+}
+
+#[test]
+fn a_triple_fault_asks_for_a_reset_after_which_the_guest_begins_anew() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, TRIPLE_FAULT);
+    guest.run();
+    assert_eq!(
+        guest.hear(),
+        Heard::Event(0, VcpuEvent::ResetRequested { by: "a triple fault" })
+    );
+    guest.accel.pause().expect("pauses");
+    guest.write(super::testing::ENTRY, HELLO);
+    guest.accel.reset(&Guest::boot()).expect("resets");
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(b'A'));
+}
+
+#[test]
+fn a_reset_undoes_everything() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(2, RICH);
+    guest.accel.pause().expect("pauses");
+    let fresh = held(&guest);
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(0x42));
+    guest.accel.pause().expect("pauses");
+    assert_ne!(fields_that_differ(&fresh, &held(&guest)), [""; 0]);
+    guest.accel.reset(&Guest::boot()).expect("resets");
+    assert_eq!(guest.accel.readback_compare().expect("reads"), []);
+    assert_eq!(fields_that_differ(&fresh, &held(&guest)), [""; 0]);
+}
+
+#[test]
+fn state_loaded_into_another_vm_reads_back_as_it_was() {
+    let Some(_turn) = turn() else { return };
+    let source = Guest::new(2, RICH);
+    source.write(0x2000, &[7; 16]);
+    source.run();
+    assert_eq!(source.hear(), Heard::Byte(0x42));
+    source.wait_for_change(COUNTER, 0);
+    source.accel.pause().expect("pauses");
+    let saved = source.sections();
+    let state = cpu(&source, 0);
+    assert_eq!(state.general.rbp, 0x1111_1111);
+    assert_eq!(state.xsave.sse.as_ref().map(|sse| sse.xmm[3]), Some([7; 16]));
+    assert_eq!(
+        (state.msrs.pat, state.msrs.kernel_gs_base),
+        (0x0007_0406_0001_0406, 0x1abc_1234_5678)
+    );
+    assert_eq!(
+        (state.msrs.kvm_system_time, state.msrs.kvm_wall_clock),
+        (0x5001, 0x5100)
+    );
+    assert_eq!(state.debug.dr[1], 0x1000);
+    assert_eq!(
+        (apic(&source, 0).task_priority, apic(&source, 0).timer_initial),
+        (0x20, 0x100_0000)
+    );
+
+    let copy = Guest::bare(2);
+    copy.take_over(&source);
+    copy.accel.push().expect("loads");
+    assert_eq!(copy.accel.readback_compare().expect("reads"), []);
+    assert_eq!(copy.sections(), saved, "what is saved again is the same");
+    assert_eq!(
+        copy.word(0x5100 + 4),
+        source.word(0x5100 + 4),
+        "the wall clock is as the guest was told"
+    );
+
+    let count = copy.word(COUNTER);
+    copy.run();
+    copy.wait_for_change(COUNTER, count);
+    source.run();
+    source.wait_for_change(COUNTER, count);
+}
+
+#[test]
+fn a_comparison_finds_each_register_that_is_not_as_loaded() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, COUNT);
+    guest.accel.pause().expect("pauses");
+    let object = part::<X86Cpu>(&guest, "/machine/cpu-0");
+    object.state().lock().general.rbx ^= 1;
+    object.state().lock().msrs.lstar = 5;
+    part::<Apic>(&guest, "/machine/cpu-0/apic").state().lock().lvt_error = 0x1_0055;
+    let found = guest.accel.readback_compare().expect("reads");
+    let fields: Vec<_> = found.iter().map(|difference| difference.field.as_str()).collect();
+    let wanted = [
+        "/machine/cpu-0: general.rbx",
+        "/machine/cpu-0: msrs.lstar",
+        "/machine/cpu-0/apic: lvt_error",
+    ];
+    assert_eq!(fields, wanted);
+    assert!(TOLERATED.iter().all(|row| !row.reason.is_empty()));
+}
+
+#[test]
+fn a_register_that_kvm_refuses_fails_the_load_by_name() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, COUNT);
+    guest.accel.pause().expect("pauses");
+    part::<X86Cpu>(&guest, "/machine/cpu-0")
+        .state()
+        .lock()
+        .msrs
+        .mtrr_fix_64k_00000 = 2;
+    let error = guest.accel.push().expect_err("no such memory type");
+    assert!(matches!(error, AccelError::CannotHold { .. }), "{error}");
+    assert!(
+        error.to_string().contains("/machine/cpu-0: msrs.mtrr_fix_64k_00000"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_second_processor_waits_until_it_is_started_and_moves_along() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(2, START_SECOND);
+    guest.accel.pause().expect("pauses");
+    assert_eq!(cpu(&guest, 1).mp_state, MpState::Uninitialized);
+    guest.write(0x7000, SECOND);
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(0x50));
+    guest.accel.pause().expect("pauses");
+    assert_eq!(cpu(&guest, 1).mp_state, MpState::Runnable);
+    assert_eq!((apic(&guest, 0).id, apic(&guest, 1).id), (0, 1));
+
+    let copy = Guest::bare(2);
+    copy.take_over(&guest);
+    copy.accel.push().expect("loads");
+    assert_eq!(copy.accel.readback_compare().expect("reads"), []);
+    let (first, second) = (copy.word(COUNTER), copy.word(SECOND_COUNTER));
+    copy.run();
+    copy.wait_for_change(COUNTER, first);
+    copy.wait_for_change(SECOND_COUNTER, second);
+}
+
+#[test]
+fn a_dirty_log_tells_the_pages_that_the_guest_wrote() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, DIRTY);
+    let memory = guest.board.memory();
+    let ram = guest.board.ram();
+    memory.log_global_start(DirtyClient::Migration).expect("logs");
+    // As a first round does: all pages are taken and watched from now on.
+    memory.log_clear(ram, 0..ram.size()).expect("clears");
+    memory.log_sync().expect("harvests");
+    let _ = ram.dirty().take(DirtyClient::Migration, 0..ram.size());
+    guest.run();
+    guest.hear();
+    memory.log_sync().expect("harvests");
+    let dirty = ram.dirty().take(DirtyClient::Migration, 0x10_0000..0x20_0000);
+    let wanted: Vec<_> = (0..16)
+        .map(|page| 0x10_0000 + page * 0x2000)
+        .map(|start| start..start + 0x1000)
+        .collect();
+    assert_eq!(dirty, wanted);
+
+    // Not cleared, so still dirty; half of it cleared, so half of it.
+    memory.log_clear(ram, 0x10_0000..0x11_0000).expect("clears");
+    memory.log_sync().expect("harvests");
+    let dirty = ram.dirty().take(DirtyClient::Migration, 0x10_0000..0x20_0000);
+    assert_eq!(dirty, wanted[8..]);
+
+    memory.log_global_stop(DirtyClient::Migration);
+    assert!(memory.take_failure().is_none());
+}
+
+#[test]
+fn lines_that_move_during_a_pause_are_told_when_the_guest_goes_on() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, RICH);
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(0x42));
+    let pic = || part::<I8259>(&guest, "/machine/pic").state().lock().primary.clone();
+    let lines = guest.accel.irq_sink();
+    guest.accel.pause().expect("pauses");
+    lines.set_level(4, true);
+    assert_eq!(pic().last_levels & 0x10, 0, "state was taken at the pause");
+    guest.run();
+    guest.accel.pause().expect("pauses");
+    assert_eq!(pic().last_levels & 0x10, 0x10);
+
+    // The line falls during the pause, so another VM is told although it never saw it high.
+    lines.set_level(4, false);
+    let copy = Guest::bare(1);
+    copy.take_over(&guest);
+    copy.accel.push().expect("loads");
+    copy.accel.irq_sink().set_level(4, false);
+    copy.run();
+    copy.accel.pause().expect("pauses");
+    let pic = part::<I8259>(&copy, "/machine/pic").state().lock().primary.clone();
+    assert_eq!(pic.last_levels & 0x10, 0);
+}
+
+#[test]
+fn guest_time_stands_still_during_a_pause() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, COUNT);
+    guest.run();
+    guest.wait_for_change(COUNTER, 0);
+    guest.accel.pause().expect("pauses");
+    let before = clock(&guest);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let started = Instant::now();
+    guest.run();
+    guest.accel.pause().expect("pauses");
+    let took = u64::try_from(started.elapsed().as_nanos()).expect("short");
+    let passed = clock(&guest).kvmclock_ns - before.kvmclock_ns;
+    assert!(passed <= took, "kvmclock has counted {passed} ns in {took} ns");
+
+    // And is made up for where the user wants that.
+    guest.accel.resume(TimePolicy::JumpToNow).expect("runs");
+    guest.accel.pause().expect("pauses");
+    assert!(clock(&guest).kvmclock_ns - before.kvmclock_ns >= took);
+}
+
+/// Not a bound: figures for people, as `cargo test --lib costs -- --nocapture --ignored` prints them.
+#[test]
+#[ignore = "prints figures and checks nothing"]
+fn costs() {
+    let Some(_turn) = turn() else { return };
+    for _ in 0..5 {
+        let started = Instant::now();
+        let guest = Guest::new(1, HELLO);
+        let made = started.elapsed();
+        guest.run();
+        guest.hear();
+        let spoke = started.elapsed();
+        let paused = Instant::now();
+        guest.accel.pause().expect("pauses");
+        let read = paused.elapsed();
+        let pushed = Instant::now();
+        guest.accel.push().expect("loads");
+        let written = pushed.elapsed();
+        let resumed = Instant::now();
+        guest.run();
+        println!(
+            "made {made:?}, first output {spoke:?}, pause {read:?}, push {written:?}, resume {:?}",
+            resumed.elapsed()
+        );
+    }
+}
+
+#[test]
+fn an_unknown_accelerator_is_refused_with_the_list() {
+    struct Deaf;
+    impl crate::accel::VcpuEvents for Deaf {
+        fn vcpu_event(&self, _: u32, _: VcpuEvent) {}
+    }
+    let types = vmstate::qom::TypeTable::gathered().expect("the types fit together");
+    let error = crate::accel::create("xen", &types, std::sync::Arc::new(Deaf))
+        .err()
+        .expect("unknown");
+    assert_eq!(error.to_string(), "there is no accelerator 'xen'; there are kvm, qtest");
+}

@@ -1,0 +1,423 @@
+//! The accelerator: a VM of KVM's with everything in it.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use hw::core::{AccelTypes, IrqSink};
+use hw::i386::cpu::X86Cpu;
+use hw::i386::cpu_model::{self, CpuModel, HostCpu, ModelTable};
+use hw::i386::cpu_state::CpuState;
+use hw::i386::cpuid::{CpuidTable, LEAF_FEATURES, has_subleaves};
+use hw::i386::msr;
+use hw::intc::apic::{Apic, ApicState};
+use hw::memory::AddressSpace;
+use hw::timer::clock::TimePolicy;
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config};
+use parking_lot::{Mutex, MutexGuard};
+use vmstate::qom::{Obj, Object, ObjectPart};
+
+use super::super::{AccelError, Accelerator, BootRegs, Difference, PlatformObjects, VcpuEvents};
+use super::compare::Comparison;
+use super::exit::Bus;
+use super::ioctl::{self, GuestVm, VcpuHandle};
+use super::lines::Lines;
+use super::listener::KvmMemory;
+use super::state::{self, HeldCpu, HeldState, KvmCpu, Platform, SyncContext};
+use super::system::KvmSystem;
+use super::vcpu::{PAUSE_DEADLINE, Vcpu};
+use super::{TYPES, clock, cpu, refused};
+
+/// Where KVM keeps the page tables that real mode needs on older Intel processors; no machine has RAM there.
+const IDENTITY_MAP: u64 = 0xfeff_c000;
+/// Three pages for the task-state segment that real mode needs there.
+const TSS: usize = 0xfeff_d000;
+
+/// A VM under KVM.
+pub struct KvmVm {
+    system: KvmSystem,
+    vm: Arc<GuestVm>,
+    memory: Arc<KvmMemory>,
+    lines: Arc<Lines>,
+    events: Arc<dyn VcpuEvents>,
+    bus: OnceLock<Bus>,
+    platform: OnceLock<Platform>,
+    machine: Mutex<Machine>,
+}
+
+/// What changes in the life of a VM. Its lock is held through each operation, so that there is one at a time.
+struct Machine {
+    phase: Phase,
+    /// In order of APIC ids.
+    cpus: Vec<Arc<KvmCpu>>,
+}
+
+/// Where the state of the guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// In KVM only: the guest has not run yet, and its clocks begin when it does.
+    Fresh,
+    /// In KVM only, and the guest runs.
+    Running,
+    /// In KVM only: the guest is paused, and its state could not be read.
+    Unread,
+    /// In KVM and in the objects; what depends on time is put right before the guest goes on.
+    Paused,
+    /// Nowhere: the VM has ended.
+    Ended,
+}
+
+impl KvmVm {
+    /// A VM without memory, chips or vCPUs.
+    pub(super) fn new(events: Arc<dyn VcpuEvents>) -> Result<Self, AccelError> {
+        let system = KvmSystem::open()?;
+        let vm = Arc::new(GuestVm::new(system.create_vm()?));
+        let memory = KvmMemory::new(Arc::clone(&vm)).map_err(|error| refused("a log of dirty pages", error))?;
+        Ok(Self {
+            system,
+            memory: Arc::new(memory),
+            lines: Arc::new(Lines::new(Arc::clone(&vm))),
+            vm,
+            events,
+            bus: OnceLock::new(),
+            platform: OnceLock::new(),
+            machine: Mutex::new(Machine {
+                phase: Phase::Fresh,
+                cpus: Vec::new(),
+            }),
+        })
+    }
+
+    /// The machine, if there still is one.
+    fn live(&self) -> Result<MutexGuard<'_, Machine>, AccelError> {
+        let machine = self.machine.lock();
+        match machine.phase {
+            Phase::Ended => Err(AccelError::WrongOrder("the VM has ended")),
+            _ => Ok(machine),
+        }
+    }
+
+    /// The machine, if no vCPU runs.
+    fn still(&self) -> Result<MutexGuard<'_, Machine>, AccelError> {
+        let machine = self.live()?;
+        match machine.phase {
+            Phase::Running => Err(AccelError::WrongOrder(
+                "state is read and written while the guest is paused",
+            )),
+            _ => Ok(machine),
+        }
+    }
+
+    fn context<'a>(&'a self, machine: &'a Machine) -> Result<SyncContext<'a>, AccelError> {
+        let platform = self.platform.get().ok_or(AccelError::WrongOrder(
+            "interrupt controllers are made before state is moved",
+        ))?;
+        Ok(SyncContext {
+            vm: &self.vm,
+            cpus: &machine.cpus,
+            platform,
+            xsave: self.system.xsave_layout()?,
+        })
+    }
+
+    fn pull(&self, machine: &mut Machine) -> Result<(), AccelError> {
+        let cx = self.context(machine)?;
+        let held = state::read(&cx)?;
+        state::into_objects(&cx, held);
+        machine.phase = Phase::Paused;
+        Ok(())
+    }
+
+    /// Takes the vCPUs out of the guest.
+    fn stop(&self, machine: &mut Machine) -> Result<(), AccelError> {
+        // All are asked before any is waited for: they leave at once, and not one after the other.
+        machine.cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_pause());
+        let deadline = Instant::now() + PAUSE_DEADLINE;
+        for cpu in &machine.cpus {
+            cpu.vcpu.wait_until_parked(deadline).map_err(|_| AccelError::Stuck {
+                vcpu: cpu.vcpu.apic_id(),
+                seconds: PAUSE_DEADLINE.as_secs(),
+            })?;
+        }
+        self.lines.hold();
+        machine.phase = Phase::Unread;
+        Ok(())
+    }
+
+    /// Has the vCPUs enter the guest.
+    fn start(&self, machine: &mut Machine) -> Result<(), AccelError> {
+        self.lines.go_live();
+        for cpu in &machine.cpus {
+            if let Err(error) = cpu.vcpu.resume() {
+                let error = cpu::refused(cpu, "a thread", error);
+                self.stop(machine)?;
+                return Err(error);
+            }
+        }
+        machine.phase = Phase::Running;
+        Ok(())
+    }
+}
+
+impl Accelerator for KvmVm {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn types(&self) -> AccelTypes {
+        TYPES
+    }
+
+    fn cpuid(&self, model: &CpuModel, cpus: u32) -> Result<ModelTable, AccelError> {
+        let host = HostCpu {
+            supported: self.system.supported()?,
+            tsc_khz: self.tsc_khz(),
+        };
+        Ok(model.table(&host, cpus))
+    }
+
+    fn features_lacking(&self, table: &CpuidTable) -> Result<Vec<&'static str>, AccelError> {
+        Ok(cpu_model::features_lacking(table, self.system.supported()?))
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        ioctl::get_vm_tsc_khz(self.vm.fd()).unwrap_or(0)
+    }
+
+    fn attach_memory(&self, memory: &AddressSpace, io: &AddressSpace) -> Result<(), AccelError> {
+        let bus = Bus {
+            memory: memory.clone(),
+            io: io.clone(),
+        };
+        self.bus
+            .set(bus)
+            .map_err(|_| AccelError::WrongOrder("memory is attached once"))?;
+        self.vm
+            .fd()
+            .set_identity_map_address(IDENTITY_MAP)
+            .map_err(|error| refused("the identity map", error))?;
+        self.vm
+            .fd()
+            .set_tss_address(TSS)
+            .map_err(|error| refused("the task-state segment", error))?;
+        memory
+            .add_listener(Arc::clone(&self.memory) as _)
+            .map_err(|error| refused("the guest's memory", io::Error::other(error)))
+    }
+
+    fn create_interrupt_controllers(&self, platform: &PlatformObjects) -> Result<(), AccelError> {
+        if self.bus.get().is_none() {
+            return Err(AccelError::WrongOrder(
+                "memory is attached before interrupt controllers are made",
+            ));
+        }
+        let platform = Platform {
+            ioapic: part(&platform.ioapic, TYPES.ioapic)?,
+            pic: part(&platform.pic, TYPES.i8259)?,
+            pit: part(&platform.pit, TYPES.i8254)?,
+            clock: part(&platform.clock, TYPES.clock)?,
+        };
+        self.platform
+            .set(platform)
+            .map_err(|_| AccelError::WrongOrder("interrupt controllers are made once"))?;
+        self.vm
+            .fd()
+            .create_irq_chip()
+            .map_err(|error| refused("interrupt controllers", error))?;
+        // Guests measure other clocks by the timer's third channel, whose gate is in the speaker's port.
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        self.vm
+            .fd()
+            .create_pit2(pit)
+            .map_err(|error| refused("an interval timer", error))
+    }
+
+    fn create_vcpu(&self, object: &Arc<Object>, cpuid: &CpuidTable) -> Result<(), AccelError> {
+        let bus = match (self.bus.get(), self.platform.get()) {
+            (Some(bus), Some(_)) => bus.clone(),
+            _ => return Err(AccelError::WrongOrder("interrupt controllers are made before vCPUs")),
+        };
+        let mut machine = self.still()?;
+        let cpu: Obj<X86Cpu> = part(object, TYPES.cpu)?;
+        let apic = object
+            .child("apic")
+            .ok_or(AccelError::WrongOrder("a vCPU's object has its APIC's as a child"))?;
+        let apic: Obj<Apic> = part(&apic, TYPES.apic)?;
+        let apic_id = cpu.apic_id();
+        let about = |what: &str| format!("{what} {apic_id}");
+        let handle = VcpuHandle::create(&self.vm, apic_id).map_err(|error| refused(about("vCPU"), error))?;
+        let cpuid = cpuid.for_vcpu(apic_id);
+        handle
+            .fd()
+            .set_cpuid2(&entries(&cpuid)?)
+            .map_err(|error| refused(about("the CPUID table of vCPU"), error))?;
+        let new = KvmCpu {
+            vcpu: Arc::new(Vcpu::new(apic_id, handle, bus, Arc::clone(&self.events))),
+            cpu,
+            apic,
+            msrs: msr::rows_for(&cpuid).collect(),
+            cpuid,
+        };
+        let at = machine.cpus.partition_point(|other| other.vcpu.apic_id() < apic_id);
+        machine.cpus.insert(at, Arc::new(new));
+        Ok(())
+    }
+
+    fn irq_sink(&self) -> Arc<dyn IrqSink> {
+        Arc::clone(&self.lines) as _
+    }
+
+    fn reset(&self, boot: &BootRegs) -> Result<(), AccelError> {
+        let mut machine = self.still()?;
+        let cx = self.context(&machine)?;
+        let cpus = machine.cpus.iter().enumerate().map(|(index, cpu)| {
+            let bootstrap = index == 0;
+            let mut held = HeldCpu {
+                cpu: if bootstrap {
+                    CpuState::direct_boot(boot.entry, boot.start_info)
+                } else {
+                    CpuState::reset(false)
+                },
+                apic: ApicState::reset(cpu.vcpu.apic_id(), bootstrap),
+            };
+            held.cpu.general.rdx = cpu.cpuid.get(LEAF_FEATURES, 0).map_or(0, |entry| entry.eax.into());
+            held
+        });
+        // Clocks run through a reset, as they do on a machine.
+        let clock = cx.platform.clock.state().lock().clone();
+        let held = HeldState {
+            cpus: cpus.collect(),
+            clock,
+            ..HeldState::default()
+        };
+        if machine.phase == Phase::Fresh {
+            // What KVM has just made is in its state after reset, but for what it did not know yet: the processors'
+            // signature, and where the kernel begins.
+            if let Some((cpu, held)) = cx.each(&held).next() {
+                cpu::set_system(cpu, &held.cpu.system)?;
+            }
+            for (cpu, held) in cx.each(&held) {
+                cpu::set_general(cpu, &held.cpu.general)?;
+            }
+            return Ok(());
+        }
+        state::write(&cx, &held)?;
+        self.lines.forget();
+        state::into_objects(&cx, held);
+        machine.phase = Phase::Paused;
+        Ok(())
+    }
+
+    fn pause(&self) -> Result<(), AccelError> {
+        let mut machine = self.live()?;
+        match machine.phase {
+            Phase::Paused | Phase::Ended => return Ok(()),
+            Phase::Running => self.stop(&mut machine)?,
+            Phase::Fresh | Phase::Unread => {}
+        }
+        self.pull(&mut machine)
+    }
+
+    fn resume(&self, policy: TimePolicy) -> Result<(), AccelError> {
+        let mut machine = self.live()?;
+        match machine.phase {
+            Phase::Running => return Ok(()),
+            Phase::Paused => {
+                let cx = self.context(&machine)?;
+                let mut held = state::from_objects(&cx);
+                held.clock = held.clock.at_resume(policy, clock::realtime_ns());
+                state::resume(&cx, &held)?;
+            }
+            Phase::Fresh | Phase::Unread | Phase::Ended => {}
+        }
+        self.start(&mut machine)
+    }
+
+    fn push(&self) -> Result<(), AccelError> {
+        let mut machine = self.still()?;
+        let cx = self.context(&machine)?;
+        state::write(&cx, &state::from_objects(&cx))?;
+        self.lines.forget();
+        machine.phase = Phase::Paused;
+        Ok(())
+    }
+
+    fn readback_compare(&self) -> Result<Vec<Difference>, AccelError> {
+        let machine = self.still()?;
+        let cx = self.context(&machine)?;
+        let (loaded, read) = (state::from_objects(&cx), state::read(&cx)?);
+        let mut comparison = Comparison::new(clock::heeds_offsets(&cx));
+        for (cpu, (loaded, read)) in cx.cpus.iter().zip(loaded.cpus.iter().zip(&read.cpus)) {
+            comparison.object(&cpu.cpu.object().path(), &loaded.cpu, &read.cpu);
+            comparison.object(&cpu.apic.object().path(), &loaded.apic, &read.apic);
+        }
+        let Platform {
+            ioapic,
+            pic,
+            pit,
+            clock,
+        } = cx.platform;
+        comparison.object(&ioapic.object().path(), &loaded.ioapic, &read.ioapic);
+        comparison.object(&pic.object().path(), &loaded.pic, &read.pic);
+        comparison.object(&pit.object().path(), &loaded.pit, &read.pit);
+        comparison.object(&clock.object().path(), &loaded.clock, &read.clock);
+        Ok(comparison.found())
+    }
+
+    fn shutdown(&self) {
+        let mut machine = self.machine.lock();
+        machine.phase = Phase::Ended;
+        self.lines.hold();
+        machine.cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_pause());
+        machine.cpus.iter().for_each(|cpu| cpu.vcpu.end());
+    }
+}
+
+impl Drop for KvmVm {
+    fn drop(&mut self) {
+        // A thread holds its vCPU, and would run on.
+        self.shutdown();
+    }
+}
+
+/// The part of an object that has to be of the type `wanted` of this accelerator's.
+fn part<T: ObjectPart>(object: &Arc<Object>, wanted: &'static str) -> Result<Obj<T>, AccelError> {
+    Obj::new(Arc::clone(object))
+        .filter(|_| object.is_a(wanted))
+        .ok_or_else(|| AccelError::WrongType {
+            path: object.path(),
+            type_name: object.type_name().to_owned(),
+            wanted,
+        })
+}
+
+/// A table as KVM takes it.
+fn entries(table: &CpuidTable) -> Result<CpuId, AccelError> {
+    let entries: Vec<_> = table
+        .entries()
+        .iter()
+        .map(|entry| kvm_cpuid_entry2 {
+            function: entry.leaf,
+            index: entry.subleaf,
+            flags: if has_subleaves(entry.leaf) {
+                KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+            } else {
+                0
+            },
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+            ..Default::default()
+        })
+        .collect();
+    CpuId::from_entries(&entries).map_err(|_| {
+        refused(
+            "a CPUID table of so many entries",
+            io::Error::from_raw_os_error(libc::E2BIG),
+        )
+    })
+}
