@@ -1,25 +1,22 @@
-//! Machines for the tests of precopy: a guest that writes at the worst moments, an accelerator that logs like KVM, and
-//! a witness that sees it if two of them ever run at once.
+//! The fake machines of [`crate::testing`] for the tests of precopy: with a guest that writes at the worst moments, an
+//! accelerator that logs like KVM, and a witness that sees it if two of them ever run at once.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use hw::memory::{Backing, DirtyClient, RamBlock};
+use hw::memory::{DirtyClient, RamBlock};
 use parking_lot::Mutex;
 use vmstate::qom::sections::{IncomingSection, SectionSchema};
-use vmstate::state::{Section, VmState};
+use vmstate::state::Section;
 
-use crate::ident::{ContentHash, Id};
 use crate::ram::{PAGE_SIZE, to_usize};
+use crate::testing::{FakeDestination, FakeFactory, FakeRun, FakeVm};
 use crate::vm::{
-    BootPayload, CpuModel, DestinationFactory, DestinationVm, Finding, Identity, Inventory, Offer, PreflightReport,
-    RamBlockRecipe, RamSource, Recipe, SourceVm, VmError,
+    DestinationFactory, DestinationVm, Finding, Identity, Inventory, Offer, PreflightReport, RamSource, Recipe,
+    SourceVm, VmError,
 };
 
-const PATH: &str = "/machine/fake";
-const KERNEL: &[u8] = b"a kernel that nobody boots";
-
-/// What the guest's RAM is filled with, and what the guest does.
+/// What a guest's RAM holds, and what the guest does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub pages: u64,
@@ -28,8 +25,8 @@ pub(super) struct Shape {
     /// Pages that the guest writes before each look at the log; it also writes one of each range right after the log was
     /// armed for it. None for an idle guest.
     pub working_set: u64,
-    /// How often the state is sent; once, in a machine that keeps to what it announced.
-    pub sections: usize,
+    /// How often the state is sent; once, by a machine that keeps to what it announced.
+    pub copies_of_state: usize,
     /// The accelerator begins with all pages marked dirty and none armed, as KVM can.
     pub initially_set: bool,
 }
@@ -39,7 +36,7 @@ impl Shape {
         pages: 512,
         full: 300,
         working_set: 0,
-        sections: 1,
+        copies_of_state: 1,
         initially_set: false,
     };
     pub(super) const BUSY: Self = Self {
@@ -50,189 +47,132 @@ impl Shape {
 
 /// Sees who runs. Shared by the two sides of one migration.
 #[derive(Debug, Default)]
-pub(super) struct Witness(Mutex<Vec<Run>>);
+pub(super) struct Witness(Mutex<Vec<Owner>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Run {
+pub(super) enum Owner {
     Source,
     Destination,
 }
 
 impl Witness {
-    fn begins(&self, who: Run) {
+    fn begins(&self, who: Owner) {
         let mut running = self.0.lock();
         running.push(who);
         assert_eq!(running.len(), 1, "two owners: {running:?}");
     }
 
-    fn ends(&self, who: Run) {
+    fn ends(&self, who: Owner) {
         self.0.lock().retain(|&running| running != who);
     }
 
-    pub(super) fn running(&self) -> Option<Run> {
+    pub(super) fn running(&self) -> Option<Owner> {
         self.0.lock().first().copied()
     }
 }
 
-/// The device state of the fake machine.
-#[derive(Clone, Debug, Default, PartialEq, VmState)]
-pub(super) struct DeviceState {
-    pub counter: u64,
-    pub armed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    Running,
-    Paused,
-    HandedOver,
-    Undecided,
-}
-
+/// A source whose guest writes while it is being sent.
 #[derive(Debug)]
-struct Guest {
-    standing: Standing,
-    device: DeviceState,
-    log: Option<Log>,
-    steps: u64,
+pub(super) struct FakeSource {
+    pub vm: FakeVm,
+    shape: Shape,
+    accelerator: Mutex<Accelerator>,
+    witness: Arc<Witness>,
 }
 
-/// One bit per page of the RAM block, as an accelerator keeps them.
+#[derive(Debug, Default)]
+struct Accelerator {
+    steps: u64,
+    log: Option<Log>,
+}
+
+/// What an accelerator knows of each page of RAM.
 #[derive(Debug)]
 struct Log {
     dirty: Vec<bool>,
     armed: Vec<bool>,
 }
 
-/// A source whose guest writes a counter into the pages of its working set.
-#[derive(Debug)]
-pub(super) struct FakeSource {
-    shape: Shape,
-    pub ram: Arc<RamBlock>,
-    kernel: Arc<RamBlock>,
-    guest: Mutex<Guest>,
-    witness: Arc<Witness>,
-}
-
 impl FakeSource {
     pub(super) fn new(shape: Shape, witness: &Arc<Witness>) -> Arc<Self> {
-        let ram = RamBlock::new("ram", shape.pages * PAGE_SIZE, Backing::SharedMemfd).expect("memory");
-        let source = Arc::new(Self {
+        let source = Self {
+            vm: FakeVm::new(shape.pages * PAGE_SIZE),
             shape,
-            ram,
-            kernel: RamBlock::with_contents("kernel", KERNEL, Backing::SharedMemfd).expect("memory"),
-            guest: Mutex::new(Guest {
-                standing: Standing::Running,
-                device: DeviceState {
-                    counter: 7,
-                    armed: true,
-                },
-                log: None,
-                steps: 1,
-            }),
+            accelerator: Mutex::default(),
             witness: Arc::clone(witness),
-        });
-        witness.begins(Run::Source);
-        let mut guest = source.guest.lock();
-        (0..shape.full).for_each(|page| source.write(&mut guest, page, 1));
-        drop(guest);
-        source
+        };
+        witness.begins(Owner::Source);
+        let mut accelerator = source.accelerator.lock();
+        (0..shape.full).for_each(|page| source.write(&mut accelerator, page, 1));
+        drop(accelerator);
+        Arc::new(source)
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        self.guest.lock().standing
+    /// After a failed migration: the guest runs, as if nothing had been.
+    pub(super) fn assert_runs(&self) {
+        assert_eq!(
+            (self.vm.run_state(), self.witness.running()),
+            (FakeRun::Running, Some(Owner::Source))
+        );
+        assert!(self.accelerator.lock().log.is_none(), "logging has ended");
     }
 
     /// The guest runs a little: writes some pages. Now and then one becomes zero, or is touched for the first time.
-    fn step(&self, guest: &mut Guest, pages: impl Iterator<Item = u64>) {
-        if guest.standing == Standing::Running && self.shape.working_set > 0 {
-            guest.steps += 1;
-            guest.device.counter += 1;
-            let count = guest.steps;
-            pages.for_each(|page| self.write(guest, page, (page + count) % 5));
+    fn step(&self, accelerator: &mut Accelerator, pages: impl Iterator<Item = u64>) {
+        if self.shape.working_set == 0 || self.vm.run_state() != FakeRun::Running {
+            return;
         }
+        accelerator.steps += 1;
+        let count = accelerator.steps;
+        pages.for_each(|page| self.write(accelerator, page, (page + count) % 5));
+        let mut state = self.vm.states()[0].1.clone();
+        state.counter += 1;
+        self.vm.set_state(0, state);
     }
 
     /// A write as the guest makes it: past every bitmap but the accelerator's.
-    fn write(&self, guest: &mut Guest, page: u64, value: u64) {
+    fn write(&self, accelerator: &mut Accelerator, page: u64, value: u64) {
         let mut bytes = [0; 4096];
         if value != 0 {
             bytes[..8].copy_from_slice(&page.to_le_bytes());
             bytes[8..16].copy_from_slice(&value.to_le_bytes());
         }
-        let memfd = self.ram.fd().expect("a memfd");
-        assert_eq!(rustix::io::pwrite(memfd, &bytes, page * PAGE_SIZE), Ok(4096));
-        if let Some(log) = &mut guest.log
+        let ram = &self.vm.ram()[0];
+        let memfd = ram.fd().expect("a memfd");
+        assert_eq!(rustix::io::pwrite(memfd, &bytes, page * PAGE_SIZE), Ok(bytes.len()));
+        if let Some(log) = &mut accelerator.log
             && std::mem::take(&mut log.armed[to_usize(page)])
         {
             log.dirty[to_usize(page)] = true;
         }
     }
-
-    /// The guest after a failed migration: it runs, and its memory takes writes.
-    pub(super) fn assert_runs(&self) {
-        let guest = self.guest.lock();
-        assert_eq!(guest.standing, Standing::Running);
-        assert!(guest.log.is_none(), "logging has ended");
-        assert_eq!(self.witness.running(), Some(Run::Source));
-    }
 }
 
 impl SourceVm for FakeSource {
     fn identity(&self) -> Identity {
-        Identity {
-            vm: Id::from_bytes([1; 16]),
-            instance: Id::from_bytes([2; 16]),
-            name: "fake".into(),
-            parent: None,
-        }
+        self.vm.identity()
     }
 
     fn recipe(&self) -> Recipe {
-        let block = |block: &RamBlock, readonly| RamBlockRecipe {
-            name: block.name().into(),
-            size: block.size(),
-            readonly,
-        };
-        Recipe {
-            machine: "fake-1.0".into(),
-            cpu: CpuModel::default(),
-            cpus: vec![0],
-            memory: self.ram.size(),
-            ram: vec![block(&self.ram, false), block(&self.kernel, true)],
-            boot: vec![BootPayload {
-                role: "kernel".into(),
-                block: "kernel".into(),
-                length: u64::try_from(KERNEL.len()).expect("short"),
-                hash: ContentHash::of(KERNEL),
-            }],
-            ..Recipe::default()
-        }
+        self.vm.recipe()
     }
 
     fn inventory(&self) -> Inventory {
-        Inventory::default()
+        self.vm.inventory()
     }
 
     fn schemas(&self) -> Vec<SectionSchema> {
-        vec![SectionSchema {
-            path: PATH.into(),
-            description: "fake".into(),
-            schema: DeviceState::schema().clone(),
-        }]
+        self.vm.schemas()
     }
 
     fn ram(&self) -> Vec<Arc<RamBlock>> {
-        vec![Arc::clone(&self.ram), Arc::clone(&self.kernel)]
+        self.vm.ram()
     }
 
     fn dirty_log_start(&self) -> Result<(), VmError> {
-        for block in self.ram() {
-            block.dirty().enable(DirtyClient::Migration);
-        }
-        let pages = to_usize(self.shape.pages);
-        let set = self.shape.initially_set;
-        self.guest.lock().log = Some(Log {
+        self.vm.dirty_log_start()?;
+        let (pages, set) = (to_usize(self.shape.pages), self.shape.initially_set);
+        self.accelerator.lock().log = Some(Log {
             dirty: vec![set; pages],
             armed: vec![!set; pages],
         });
@@ -240,183 +180,144 @@ impl SourceVm for FakeSource {
     }
 
     fn dirty_log_sync(&self) -> Result<(), VmError> {
-        let mut guest = self.guest.lock();
-        let (pages, steps) = (self.shape.pages, guest.steps);
+        self.vm.dirty_log_sync()?;
+        let mut accelerator = self.accelerator.lock();
+        let (pages, steps) = (self.shape.pages, accelerator.steps);
         self.step(
-            &mut guest,
+            &mut accelerator,
             (0..self.shape.working_set).map(|page| (page * 7 + steps * 3) % pages),
         );
-        let log = guest.log.as_ref().expect("logging has begun");
+        let log = accelerator.log.as_ref().expect("logging has begun");
+        let ram = &self.vm.ram()[0];
         for (page, _) in (0..).zip(&log.dirty).filter(|(_, dirty)| **dirty) {
-            self.ram
-                .dirty()
+            ram.dirty()
                 .mark_for(DirtyClient::Migration, page * PAGE_SIZE, PAGE_SIZE);
         }
         Ok(())
     }
 
     fn dirty_log_clear(&self, block: &RamBlock, range: Range<u64>) -> Result<(), VmError> {
-        if block.name() == self.ram.name() {
-            let mut guest = self.guest.lock();
-            let log = guest.log.as_mut().expect("logging has begun");
+        self.vm.dirty_log_clear(block, range.clone())?;
+        if block.name() == "ram" {
+            let mut accelerator = self.accelerator.lock();
+            let log = accelerator.log.as_mut().expect("logging has begun");
             let pages = to_usize(range.start / PAGE_SIZE)..to_usize(range.end / PAGE_SIZE);
             log.dirty[pages.clone()].fill(false);
             log.armed[pages].fill(true);
-            self.step(&mut guest, std::iter::once(range.start / PAGE_SIZE));
+            self.step(&mut accelerator, std::iter::once(range.start / PAGE_SIZE));
         }
         Ok(())
     }
 
     fn dirty_log_stop(&self) {
-        for block in self.ram() {
-            block.dirty().disable(DirtyClient::Migration);
-        }
-        self.guest.lock().log = None;
+        self.vm.dirty_log_stop();
+        self.accelerator.lock().log = None;
     }
 
     fn pause(&self) -> Result<(), VmError> {
-        let mut guest = self.guest.lock();
-        assert_eq!(guest.standing, Standing::Running);
-        guest.standing = Standing::Paused;
-        self.witness.ends(Run::Source);
+        self.vm.pause()?;
+        self.witness.ends(Owner::Source);
         Ok(())
     }
 
     fn sections(&self) -> Result<Vec<Section>, VmError> {
-        let guest = self.guest.lock();
-        assert_eq!(guest.standing, Standing::Paused);
-        let section = Section {
-            path: PATH.into(),
-            description: "fake".into(),
-            value: guest.device.to_value(),
-        };
-        Ok(vec![section; self.shape.sections])
+        assert_eq!(self.vm.run_state(), FakeRun::Paused);
+        Ok(vec![self.vm.sections()?; self.shape.copies_of_state].concat())
     }
 
     fn resume(&self) -> Result<(), VmError> {
-        let mut guest = self.guest.lock();
-        assert_eq!(guest.standing, Standing::Paused);
-        self.witness.begins(Run::Source);
-        guest.standing = Standing::Running;
+        assert_eq!(self.vm.run_state(), FakeRun::Paused);
+        self.vm.resume()?;
+        self.witness.begins(Owner::Source);
         Ok(())
     }
 
     fn handed_over(&self, to: &str) {
-        assert!(!to.is_empty());
-        self.leave(Standing::HandedOver);
+        assert_eq!(self.vm.run_state(), FakeRun::Paused);
+        self.vm.handed_over(to);
     }
 
     fn undecided(&self) {
-        self.leave(Standing::Undecided);
+        assert_eq!(self.vm.run_state(), FakeRun::Paused);
+        self.vm.undecided();
     }
 }
 
-impl FakeSource {
-    fn leave(&self, standing: Standing) {
-        let mut guest = self.guest.lock();
-        assert_eq!(guest.standing, Standing::Paused);
-        guest.standing = standing;
-    }
-}
-
-/// Builds what it is offered, unless it is told not to.
+/// Makes fake machines that the witness sees.
 #[derive(Debug, Default)]
-pub(super) struct FakeFactory {
+pub(super) struct WitnessedFactory {
+    pub factory: FakeFactory,
     pub witness: Arc<Witness>,
-    pub refuse: Option<&'static str>,
-    pub fail_to_build: bool,
-    pub fail_to_load: bool,
+    /// Building fails although the preflight found nothing.
+    pub cannot_build: bool,
 }
 
-impl DestinationFactory for FakeFactory {
-    type Vm = FakeDestination;
+impl DestinationFactory for WitnessedFactory {
+    type Vm = Witnessed;
 
     fn preflight(&self, offer: &Offer) -> PreflightReport {
-        let finding = |because: &str| Finding {
+        let mut report = self.factory.preflight(offer);
+        report.notes.push(Finding {
             subject: offer.recipe.machine.clone(),
-            because: because.into(),
-        };
-        PreflightReport {
-            refusals: self.refuse.map(finding).into_iter().collect(),
-            notes: vec![finding("is a fake")],
-            ..PreflightReport::default()
-        }
+            because: "is a fake".to_owned(),
+        });
+        report
     }
 
-    fn build(&self, offer: &Offer, ram: RamSource) -> Result<FakeDestination, VmError> {
+    fn build(&self, offer: &Offer, ram: RamSource) -> Result<Witnessed, VmError> {
         assert!(matches!(ram, RamSource::Fresh));
-        if self.fail_to_build {
+        if self.cannot_build {
             return Err(VmError::Build {
-                subject: "fake".into(),
-                because: "it was told not to".into(),
+                subject: "fake".to_owned(),
+                because: "a test wants it so".to_owned(),
             });
         }
-        let block = |block: &RamBlockRecipe| {
-            RamBlock::new(block.name.clone(), block.size, Backing::SharedMemfd).map_err(|error| VmError::Memory {
-                block: block.name.clone(),
-                because: error.to_string(),
-            })
-        };
-        Ok(FakeDestination {
-            ram: offer.recipe.ram.iter().map(block).collect::<Result<_, _>>()?,
-            device: None,
+        Ok(Witnessed {
+            vm: self.factory.build(offer, ram)?,
             witness: Arc::clone(&self.witness),
-            fail_to_load: self.fail_to_load,
         })
     }
 }
 
+/// A fake destination that the witness sees.
 #[derive(Debug)]
-pub(super) struct FakeDestination {
-    pub ram: Vec<Arc<RamBlock>>,
-    pub device: Option<DeviceState>,
+pub(super) struct Witnessed {
+    pub vm: FakeDestination,
     witness: Arc<Witness>,
-    fail_to_load: bool,
 }
 
-impl DestinationVm for FakeDestination {
+impl DestinationVm for Witnessed {
     fn ram(&self) -> Vec<Arc<RamBlock>> {
-        self.ram.clone()
+        self.vm.ram()
     }
 
     fn load(&mut self, sections: Vec<IncomingSection>) -> Result<(), VmError> {
-        let refuse = |because: String| VmError::State {
-            path: PATH.into(),
-            because,
-        };
-        let [section] = sections.as_slice() else {
-            return Err(refuse(format!("{} sections", sections.len())));
-        };
-        if self.fail_to_load {
-            return Err(refuse("it was told not to load".into()));
-        }
-        let value = vmstate::state::decode(&section.writer_schema, &section.bytes)
-            .map_err(|error| refuse(error.to_string()))?;
-        self.device = Some(DeviceState::from_value(&value).map_err(|error| refuse(error.to_string()))?);
-        Ok(())
+        self.vm.load(sections)
     }
 
     fn run(&mut self) -> Result<(), VmError> {
-        assert!(self.device.is_some(), "nothing runs before it is loaded");
-        self.witness.begins(Run::Destination);
+        assert!(!self.vm.states.is_empty(), "nothing runs before it is loaded");
+        self.vm.run()?;
+        self.witness.begins(Owner::Destination);
         Ok(())
     }
 }
 
-impl Drop for FakeDestination {
+impl Drop for Witnessed {
     fn drop(&mut self) {
-        self.witness.ends(Run::Destination);
+        self.witness.ends(Owner::Destination);
     }
 }
 
-/// The page numbers at which two blocks differ.
-pub(super) fn differing_pages(a: &RamBlock, b: &RamBlock) -> Vec<u64> {
+/// The numbers of the pages at which two machines' RAM differs.
+pub(super) fn differing_pages(source: &FakeSource, arrived: &Witnessed) -> Vec<u64> {
+    let (here, there) = (&source.vm.ram()[0], &arrived.vm.blocks[0]);
     let mut pages = [[0; 4096]; 2];
-    (0..a.size() / PAGE_SIZE)
+    (0..here.size() / PAGE_SIZE)
         .filter(|page| {
             let [left, right] = &mut pages;
-            a.read(page * PAGE_SIZE, left).expect("inside");
-            b.read(page * PAGE_SIZE, right).expect("inside");
+            here.read(page * PAGE_SIZE, left).expect("inside");
+            there.read(page * PAGE_SIZE, right).expect("inside");
             left != right
         })
         .collect()

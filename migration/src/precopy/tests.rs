@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::fake::{FakeDestination, FakeFactory, FakeSource, Shape, Witness};
+use super::fake::{FakeSource, Shape, Witness, Witnessed, WitnessedFactory};
 use super::{Arrived, Deadlines, ReceiveError, ReceiveOptions, SendError, SendOptions, receive_over, send_over};
 use crate::cancel::CancelToken;
 use crate::channel::{Channel, Patience};
@@ -31,13 +31,13 @@ const PATIENCE: Patience = Patience {
 };
 
 type Sent = Result<SendReport, SendError>;
-type Received = Result<Arrived<FakeDestination>, ReceiveError>;
+type Received = Result<Arrived<Witnessed>, ReceiveError>;
 
 /// One migration, to be set up and then run.
 struct Migration {
     witness: Arc<Witness>,
     source: Arc<FakeSource>,
-    factory: FakeFactory,
+    factory: WitnessedFactory,
     send: SendOptions,
     receive: ReceiveOptions,
     cancel: [CancelToken; 2],
@@ -50,9 +50,9 @@ impl Migration {
         let token = || CancelToken::new().expect("an eventfd");
         Self {
             source: FakeSource::new(shape, &witness),
-            factory: FakeFactory {
+            factory: WitnessedFactory {
                 witness: Arc::clone(&witness),
-                ..FakeFactory::default()
+                ..WitnessedFactory::default()
             },
             witness,
             send: SendOptions {
@@ -93,8 +93,17 @@ impl Migration {
     }
 }
 
+/// The failure of a side that did not panic.
+fn failed(outcome: (Option<Sent>, Option<Received>)) -> (SendError, ReceiveError) {
+    let (sent, received) = outcome;
+    (
+        sent.expect("no panic").expect_err("it failed"),
+        received.expect("no panic").expect_err("it failed"),
+    )
+}
+
 /// What a migration that nothing stands in the way of gives.
-fn arrived(outcome: (Option<Sent>, Option<Received>)) -> (SendReport, Arrived<FakeDestination>) {
+fn arrived(outcome: (Option<Sent>, Option<Received>)) -> (SendReport, Arrived<Witnessed>) {
     let (sent, received) = outcome;
     let sent = sent.expect("no panic").expect("nothing stands in the way");
     (sent, received.expect("no panic").expect("nothing stands in the way"))

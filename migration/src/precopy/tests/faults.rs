@@ -9,8 +9,9 @@ use super::*;
 use crate::cancel::TooLate;
 use crate::fault::{FaultAction, PageFault, Plan};
 use crate::phases::{Phase, Side, TransferKind};
-use crate::precopy::fake::{Run, Standing, differing_pages};
+use crate::precopy::fake::{Owner, differing_pages};
 use crate::precopy::{Failure, SourceState};
+use crate::testing::{FakeRun, FakeState};
 
 const SIDES: [Side; 2] = [Side::Source, Side::Destination];
 
@@ -54,32 +55,28 @@ fn suffer(side: Side, phase: Phase, action: FaultAction) {
         panicked && side == Side::Destination,
         "{case}: {received:?}"
     );
-    let standing = migration.source.standing();
+    let standing = migration.source.vm.run_state();
     let arrived = received.and_then(Result::ok);
     match (side, phase) {
         (_, Phase::Running) => {
             let runs_there = side == Side::Source || matches!(action, FaultAction::Cut | FaultAction::Stall);
             assert_eq!(
-                (standing, arrived.is_some()),
-                (Standing::Undecided, runs_there),
+                (&standing, arrived.is_some()),
+                (&FakeRun::Undecided, runs_there),
                 "{case}"
             );
             assert_eq!(
                 migration.witness.running(),
-                runs_there.then_some(Run::Destination),
+                runs_there.then_some(Owner::Destination),
                 "{case}"
             );
             // What was kept is whole: either copy is the guest.
             if let Some(arrived) = arrived {
-                assert_eq!(
-                    differing_pages(&migration.source.ram, &arrived.vm.ram[0]),
-                    [0; 0],
-                    "{case}"
-                );
+                assert_eq!(differing_pages(&migration.source, &arrived.vm), [0; 0], "{case}");
             }
         }
         // The receiver fails between *ready* and *go*: the source may have said *go* before it could know.
-        (Side::Destination, Phase::Go) if standing == Standing::Undecided => {
+        (Side::Destination, Phase::Go) if standing == FakeRun::Undecided => {
             assert!(arrived.is_none() && migration.witness.running().is_none(), "{case}");
         }
         _ => {
@@ -90,7 +87,7 @@ fn suffer(side: Side, phase: Phase, action: FaultAction) {
     if let Some(sent) = sent {
         let error = sent.expect_err(&case);
         match standing {
-            Standing::Undecided => assert!(
+            FakeRun::Undecided => assert!(
                 matches!(error.source_state, SourceState::Undecided),
                 "{case}: {error:?}"
             ),
@@ -199,7 +196,7 @@ fn damaged_pages_and_lost_dirty_bits_are_seen_in_the_guest_that_arrives() {
         let migration = Migration::of(Shape::BUSY).with_faults(&plan);
         let arrived = arrived(migration.run()).1;
         let fired: u64 = plan.fired().map(|(_, count)| count).sum();
-        let bad = differing_pages(&migration.source.ram, &arrived.vm.ram[0]);
+        let bad = differing_pages(&migration.source, &arrived.vm);
         assert!(
             fired > 0 && !bad.is_empty(),
             "{text}: fired {fired} times, bad pages {bad:?}"
@@ -221,13 +218,15 @@ fn a_page_fault_hits_only_the_page_that_it_names() {
     }
     let migration = Migration::of(Shape::IDLE).with_faults(&Arc::new(Swap));
     let arrived = arrived(migration.run()).1;
-    assert_eq!(differing_pages(&migration.source.ram, &arrived.vm.ram[0]), [11]);
+    assert_eq!(differing_pages(&migration.source, &arrived.vm), [11]);
 }
 
 #[test]
 fn a_zeroed_field_arrives_as_zero() {
-    let plan: Arc<Plan> = Arc::new("field:/machine/fake:counter".parse().expect("a plan"));
+    let plan: Arc<Plan> = Arc::new("field:/machine/fake1:counter".parse().expect("a plan"));
     let migration = Migration::of(Shape::IDLE).with_faults(&plan);
-    let device = arrived(migration.run()).1.vm.device.clone().expect("loaded");
-    assert_eq!((device.counter, device.armed), (0, true));
+    let arrived = arrived(migration.run()).1;
+    let counters = |states: &[(String, FakeState)]| states.iter().map(|(_, state)| state.counter).collect::<Vec<_>>();
+    assert_eq!(counters(&migration.source.vm.states()), [1000, 1001, 1002]);
+    assert_eq!(counters(&arrived.vm.vm.states), [1000, 0, 1002]);
 }

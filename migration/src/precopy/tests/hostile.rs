@@ -10,9 +10,10 @@ use super::*;
 use crate::hello::Hello;
 use crate::ident::Id;
 use crate::phases::Side;
-use crate::precopy::fake::{Run, Standing};
+use crate::precopy::fake::Owner;
 use crate::precopy::{Failure, SourceState};
 use crate::record::{Record, RecordKind};
+use crate::testing::FakeRun;
 
 /// What a wire does to the bytes that one side sends.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +72,8 @@ fn suffer(harm: [Option<Harm>; 2]) {
     let (sent, received, carried) = over_a_wire(&migration, harm);
     let case = format!("{harm:?}: {sent:?} {received:?}");
     let (sent, received) = (sent.expect("no panic"), received.expect("no panic"));
-    match migration.source.standing() {
-        Standing::Running => {
+    match migration.source.vm.run_state() {
+        FakeRun::Running => {
             migration.source.assert_runs();
             assert!(received.is_err(), "{case}");
             assert!(
@@ -86,10 +87,10 @@ fn suffer(harm: [Option<Harm>; 2]) {
                 "{case}"
             );
         }
-        Standing::Undecided => {
+        FakeRun::Undecided => {
             assert_eq!(
                 migration.witness.running(),
-                received.is_ok().then_some(Run::Destination),
+                received.is_ok().then_some(Owner::Destination),
                 "{case}"
             );
             assert!(
@@ -104,14 +105,14 @@ fn suffer(harm: [Option<Harm>; 2]) {
             );
         }
         // How many rounds there are depends on how quick they are, and the harm was to come later.
-        Standing::HandedOver => {
+        FakeRun::HandedOver(_) => {
             let came_later = |(harm, carried): (Option<Harm>, usize)| match harm {
                 Some(Harm::Flip(at, _) | Harm::CutAt(at)) => at >= carried,
                 None => true,
             };
             assert!(harm.into_iter().zip(carried).all(came_later), "{case}");
         }
-        Standing::Paused => panic!("forgotten: {case}"),
+        FakeRun::Paused => panic!("forgotten: {case}"),
     }
 }
 
@@ -225,17 +226,16 @@ fn a_hello_of_the_wrong_side_or_with_channels_that_never_come_is_refused() {
 #[test]
 fn more_state_than_was_announced_is_not_kept_in_memory() {
     let migration = Migration::of(Shape {
-        sections: 2,
+        copies_of_state: 2,
         ..Shape::IDLE
     });
-    let (sent, received) = migration.run();
-    let error = sent.expect("no panic").expect_err("too much");
+    let (error, received) = failed(migration.run());
     assert!(
-        error.to_string().contains("than the 1 sections that were announced"),
+        error.to_string().contains("than the 3 sections that were announced"),
         "{error}"
     );
     assert!(
-        matches!(received, Some(Err(ReceiveError::Failed(Failure::Protocol(_))))),
+        matches!(received, ReceiveError::Failed(Failure::Protocol(_))),
         "{received:?}"
     );
     migration.source.assert_runs();

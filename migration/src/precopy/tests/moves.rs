@@ -4,21 +4,21 @@ use super::*;
 use crate::channel::Channel;
 use crate::listener::Reach;
 use crate::phases::{Phase, TransferKind};
-use crate::precopy::fake::{DeviceState, Run, Standing, differing_pages};
+use crate::precopy::fake::{Owner, differing_pages};
 use crate::precopy::{Failure, Receiver, SourceState, send};
 use crate::ram::PAGE_SIZE;
+use crate::testing::{FakeRun, Misbehaviour};
 use crate::uri::Uri;
 
-fn assert_same(migration: &Migration, arrived: &Arrived<FakeDestination>) {
-    let [ram, kernel] = arrived.vm.ram.as_slice() else {
-        panic!("two blocks")
-    };
-    assert_eq!(differing_pages(&migration.source.ram, ram), [0; 0]);
-    assert!(kernel.is_readonly(), "the guest can reboot from it, and never write it");
-    assert_eq!(
-        (migration.source.standing(), migration.witness.running()),
-        (Standing::HandedOver, Some(Run::Destination))
+fn assert_same(migration: &Migration, arrived: &Arrived<Witnessed>) {
+    assert_eq!(differing_pages(&migration.source, &arrived.vm), [0; 0]);
+    assert!(
+        arrived.vm.vm.blocks[1].is_readonly(),
+        "the guest can reboot from it, and never write it"
     );
+    assert_eq!(arrived.vm.vm.states, migration.source.vm.states());
+    assert!(matches!(migration.source.vm.run_state(), FakeRun::HandedOver(_)));
+    assert_eq!(migration.witness.running(), Some(Owner::Destination));
 }
 
 #[test]
@@ -26,13 +26,6 @@ fn an_idle_guest_arrives_whole_in_one_round_and_a_pause_without_ram() {
     let migration = Migration::of(Shape::IDLE);
     let (report, arrived) = arrived(migration.run());
     assert_same(&migration, &arrived);
-    assert_eq!(
-        arrived.vm.device,
-        Some(DeviceState {
-            counter: 7,
-            armed: true
-        })
-    );
     let rounds: Vec<_> = report
         .rounds
         .iter()
@@ -82,7 +75,7 @@ fn memory_that_was_never_touched_is_neither_sent_nor_taken() {
     });
     let (report, arrived) = arrived(migration.run());
     assert!(report.sent_bytes < 20 * PAGE_SIZE, "{} bytes", report.sent_bytes);
-    let populated: u64 = arrived.vm.ram[0]
+    let populated: u64 = arrived.vm.vm.blocks[0]
         .populated_ranges()
         .expect("known")
         .iter()
@@ -136,52 +129,107 @@ fn a_machine_moves_over_tcp_and_over_a_unix_socket_although_strangers_call_first
 #[test]
 fn a_refusal_names_each_difference_on_both_sides_and_nothing_has_moved() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.factory.refuse = Some("is not known here; a newer Tern is needed");
-    let (sent, received) = migration.run();
-    let error = sent.expect("no panic").expect_err("refused");
+    migration.factory.factory.refuses = Some("is not known here; a newer Tern is needed".to_owned());
+    let (error, received) = failed(migration.run());
     assert_eq!(
         error.to_string(),
-        "the receiver cannot take this machine: fake-1.0: is not known here; a newer Tern is needed"
+        "the receiver cannot take this machine: machine: is not known here; a newer Tern is needed"
     );
     assert!(matches!(error.source_state, SourceState::Resumed));
     assert!(
-        matches!(received, Some(Err(ReceiveError::Failed(Failure::Refused(_))))),
+        matches!(received, ReceiveError::Failed(Failure::Refused(_))),
         "{received:?}"
     );
     assert_eq!(migration.gauges.read().rounds, 0);
+    migration.source.assert_runs();
 }
 
 #[test]
 fn a_machine_that_cannot_be_built_is_refused_before_ram_moves() {
     let mut migration = Migration::of(Shape::IDLE);
-    migration.factory.fail_to_build = true;
-    let error = migration.run().0.expect("no panic").expect_err("refused");
-    assert!(error.to_string().contains("it was told not to"), "{error}");
+    migration.factory.cannot_build = true;
+    let (error, _) = failed(migration.run());
+    assert!(
+        error
+            .to_string()
+            .contains("cannot be built there: fake: a test wants it so"),
+        "{error}"
+    );
     assert_eq!(migration.gauges.read().rounds, 0);
+    migration.source.assert_runs();
 }
 
 #[test]
 fn a_load_that_fails_resumes_the_source_with_the_receivers_reason() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.factory.fail_to_load = true;
-    let error = migration.run().0.expect("no panic").expect_err("not loaded");
+    migration.factory.factory.cannot_load = true;
+    let (error, _) = failed(migration.run());
     assert!(matches!(error.source_state, SourceState::Resumed));
     assert_eq!(
         error.to_string(),
-        "the other side gave up: the state of /machine/fake: it was told not to load"
+        "the other side gave up: the state of /machine: a test wants it so"
     );
-    assert_eq!(migration.witness.running(), Some(Run::Source));
+    migration.source.assert_runs();
+}
+
+#[test]
+fn a_receiver_that_cannot_run_what_it_was_given_leaves_the_choice_to_the_user() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.factory.factory.cannot_run = true;
+    let (error, received) = failed(migration.run());
+    assert!(matches!(error.source_state, SourceState::Undecided), "{error:?}");
+    assert!(error.to_string().contains("`vm resolve NAME --discard`"), "{error}");
+    assert!(matches!(received, ReceiveError::CannotRun(_)), "{received:?}");
+    assert_eq!(
+        (migration.source.vm.run_state(), migration.witness.running()),
+        (FakeRun::Undecided, None)
+    );
+}
+
+#[test]
+fn a_source_that_fails_to_do_its_part_runs_on() {
+    for (how, what) in [
+        (Misbehaviour::DirtyLog, "cannot log writes"),
+        (Misbehaviour::Pause, "cannot pause"),
+        (Misbehaviour::Sections, "cannot read the state"),
+    ] {
+        let migration = Migration::of(Shape::BUSY);
+        migration.source.vm.misbehave(how);
+        let (error, received) = failed(migration.run());
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(matches!(error.source_state, SourceState::Resumed), "{error:?}");
+        assert!(
+            received.to_string().contains(what),
+            "the receiver is told why: {received}"
+        );
+        migration.source.assert_runs();
+    }
+}
+
+#[test]
+fn a_source_that_cannot_go_on_says_so_and_nobody_else_has_the_guest() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.factory.factory.cannot_load = true;
+    migration.source.vm.misbehave(Misbehaviour::Resume);
+    let (error, _) = failed(migration.run());
+    assert!(matches!(error.source_state, SourceState::Stuck(_)), "{error:?}");
+    assert!(
+        error
+            .to_string()
+            .contains("could not be resumed: the accelerator cannot go on"),
+        "{error}"
+    );
+    assert_eq!(migration.witness.running(), None);
 }
 
 #[test]
 fn a_guest_that_does_not_converge_is_left_running() {
     let mut migration = Migration::of(Shape::BUSY);
     migration.send.downtime_limit = Duration::ZERO;
-    let (sent, received) = migration.run();
-    let error = sent.expect("no panic").expect_err("no pause is that short");
+    let (error, _) = failed(migration.run());
     assert!(matches!(error.failure, Failure::NotConverging(_)), "{error}");
     assert!(error.to_string().contains("MiB/s"), "{error}");
-    received.expect("no panic").expect_err("nothing arrived");
+    migration.source.assert_runs();
 }
 
 #[test]
