@@ -7,4 +7,6 @@
 
 pub mod binary;
 pub mod guest;
+pub mod kvm;
 pub mod process;
+pub mod scenario;

@@ -13,10 +13,10 @@ use hw::i386::mptable;
 use hw::memory::{Backing, RamBlock, RamError};
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::KernelLoader;
-use migration::ContentHash;
+use migration::ident::ContentHash;
 use migration::vm::BootPayload as PayloadRecipe;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -62,7 +62,9 @@ pub enum BootError {
         memory_mib: u64,
     },
     /// The initrd does not fit behind the kernel.
-    #[error("the initrd of {initrd_mib} MiB does not fit behind the kernel in {memory_mib} MiB of memory; give the guest more with --memory")]
+    #[error(
+        "the initrd of {initrd_mib} MiB does not fit behind the kernel in {memory_mib} MiB of memory; give the guest more with --memory"
+    )]
     InitrdTooLarge {
         /// What it needs.
         initrd_mib: u64,
@@ -172,7 +174,10 @@ impl BootPayload {
         let part = |role: &'static str| {
             let recipe = recipes.iter().find(|recipe| recipe.role == role)?;
             let block = blocks.iter().find(|block| block.name() == recipe.block)?;
-            (recipe.length <= block.size()).then(|| Part { block: Arc::clone(block), recipe: recipe.clone() })
+            (recipe.length <= block.size()).then(|| Part {
+                block: Arc::clone(block),
+                recipe: recipe.clone(),
+            })
         };
         Ok(Self {
             kernel: part(KERNEL.0).ok_or(BootError::Missing(KERNEL.0))?,
@@ -182,7 +187,9 @@ impl BootPayload {
     }
 
     fn parts(&self) -> impl Iterator<Item = &Part> {
-        [Some(&self.kernel), self.initrd.as_ref(), Some(&self.cmdline)].into_iter().flatten()
+        [Some(&self.kernel), self.initrd.as_ref(), Some(&self.cmdline)]
+            .into_iter()
+            .flatten()
     }
 
     /// The payload's blocks, in the recipe's order.
@@ -234,7 +241,9 @@ pub fn load<M: GuestMemoryBackend>(
     }
     let loaded = Elf::load(memory, None, &mut Cursor::new(kernel.as_slice()), None)
         .map_err(|error| BootError::NotElf(error.to_string()))?;
-    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else { return Err(BootError::NoPvhEntry) };
+    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
+        return Err(BootError::NoPvhEntry);
+    };
     let entry = u32::try_from(entry.0).map_err(|_| BootError::NoPvhEntry)?;
 
     let modules = match &payload.initrd {
@@ -261,14 +270,27 @@ fn load_initrd<M: GuestMemoryBackend>(
     ram_bytes: u64,
 ) -> Result<hvm_modlist_entry, BootError> {
     let size = initrd.recipe.length;
-    let too_large = || BootError::InitrdTooLarge { initrd_mib: size.div_ceil(1 << 20), memory_mib: ram_bytes >> 20 };
+    let too_large = || BootError::InitrdTooLarge {
+        initrd_mib: size.div_ceil(1 << 20),
+        memory_mib: ram_bytes >> 20,
+    };
     // At the end of low memory, where no decompressing kernel grows into it.
-    let at = low_end.checked_sub(size).map(|at| at & !(layout::PAGE - 1)).ok_or_else(too_large)?;
+    let at = low_end
+        .checked_sub(size)
+        .map(|at| at & !(layout::PAGE - 1))
+        .ok_or_else(too_large)?;
     if at < kernel_end.max(layout::EXTENDED) {
         return Err(too_large());
     }
-    memory.write_slice(&initrd.bytes()?, GuestAddress(at)).map_err(|_| too_large())?;
-    Ok(hvm_modlist_entry { paddr: at, size, cmdline_paddr: 0, reserved: 0 })
+    memory
+        .write_slice(&initrd.bytes()?, GuestAddress(at))
+        .map_err(|_| too_large())?;
+    Ok(hvm_modlist_entry {
+        paddr: at,
+        size,
+        cmdline_paddr: 0,
+        reserved: 0,
+    })
 }
 
 fn write_start_info<M: GuestMemoryBackend>(
@@ -298,7 +320,12 @@ fn write_start_info<M: GuestMemoryBackend>(
 
 /// The memory map of a machine with so much RAM.
 fn memory_map(ram_bytes: u64) -> Vec<hvm_memmap_table_entry> {
-    let entry = |addr, end: u64, type_| hvm_memmap_table_entry { addr, size: end - addr, type_, reserved: 0 };
+    let entry = |addr, end: u64, type_| hvm_memmap_table_entry {
+        addr,
+        size: end - addr,
+        type_,
+        reserved: 0,
+    };
     let low_end = ram_bytes.min(layout::LOW_RAM_END);
     let mut map = vec![
         entry(0, layout::CONVENTIONAL_END, USABLE),
@@ -327,7 +354,9 @@ fn segments(kernel: &[u8]) -> impl Iterator<Item = Segment> {
         value[..bytes].copy_from_slice(kernel.get(at..at.checked_add(bytes)?)?);
         Some(u64::from_le_bytes(value))
     };
-    let table = field(32, 8).and_then(|at| usize::try_from(at).ok()).unwrap_or(usize::MAX);
+    let table = field(32, 8)
+        .and_then(|at| usize::try_from(at).ok())
+        .unwrap_or(usize::MAX);
     let count = field(56, 2).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     (0..count).filter_map(move |index| {
         let at = table.checked_add(index * 56)?;
@@ -344,7 +373,9 @@ fn check_segments(kernel: &[u8], low_end: u64, ram_bytes: u64) -> Result<(), Boo
     for segment in segments(kernel) {
         let bytes = segment.memory_bytes.max(segment.file_bytes);
         if segment.address.checked_add(bytes).is_none_or(|end| end > low_end) {
-            return Err(BootError::KernelTooLarge { memory_mib: ram_bytes >> 20 });
+            return Err(BootError::KernelTooLarge {
+                memory_mib: ram_bytes >> 20,
+            });
         }
     }
     Ok(())
@@ -358,7 +389,9 @@ fn clear_bss<M: GuestMemoryBackend>(memory: &M, kernel: &[u8]) -> Result<(), Boo
         while left > 0 {
             let step = left.min(layout::PAGE);
             let zeros = &ZEROS[..usize::try_from(step).unwrap_or(ZEROS.len())];
-            memory.write_slice(zeros, GuestAddress(at)).map_err(|error| BootError::StartInfo(error.to_string()))?;
+            memory
+                .write_slice(zeros, GuestAddress(at))
+                .map_err(|error| BootError::StartInfo(error.to_string()))?;
             at += step;
             left -= step;
         }
@@ -369,7 +402,7 @@ fn clear_bss<M: GuestMemoryBackend>(memory: &M, kernel: &[u8]) -> Result<(), Boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{GuestMemory, GuestMemoryMmap};
+    use vm_memory::GuestMemoryMmap;
 
     const MIB: u64 = 1 << 20;
 
@@ -378,14 +411,21 @@ mod tests {
     }
 
     fn payload(initrd: Option<&[u8]>) -> BootPayload {
-        BootPayload::new(&BootFiles { kernel: crate::EMBEDDED_GUEST, initrd, cmdline: "mib=1" }).expect("payload")
+        BootPayload::new(&BootFiles {
+            kernel: crate::guest::EMBEDDED_GUEST,
+            initrd,
+            cmdline: "mib=1",
+        })
+        .expect("payload")
     }
 
     #[test]
     fn the_embedded_guest_loads_and_its_start_information_is_where_ebx_points() {
         let memory = guest_memory(64 * MIB);
         let entry = load(&memory, 64 * MIB, 2, &payload(None), true).expect("loads");
-        let magic: u32 = memory.read_obj(GuestAddress(u64::from(entry.start_info))).expect("in memory");
+        let magic: u32 = memory
+            .read_obj(GuestAddress(u64::from(entry.start_info)))
+            .expect("in memory");
         assert_eq!(magic, START_MAGIC);
     }
 
@@ -393,7 +433,9 @@ mod tests {
     fn what_the_kernel_wants_zeroed_is_zeroed_at_a_reboot() {
         let memory = guest_memory(64 * MIB);
         let payload = payload(None);
-        let bss = segments(crate::EMBEDDED_GUEST).find(|s| s.memory_bytes > s.file_bytes).expect("it has a bss");
+        let bss = segments(crate::guest::EMBEDDED_GUEST)
+            .find(|s| s.memory_bytes > s.file_bytes)
+            .expect("it has a bss");
         let last = GuestAddress(bss.address + bss.memory_bytes - 1);
         memory.write_obj(0xff_u8, last).expect("in memory");
         load(&memory, 64 * MIB, 1, &payload, false).expect("loads");
@@ -402,8 +444,18 @@ mod tests {
 
     #[test]
     fn a_text_file_is_no_kernel() {
-        let files = BootFiles { kernel: b"#!/bin/sh\n", initrd: None, cmdline: "" };
-        let error = load(&guest_memory(16 * MIB), 16 * MIB, 1, &BootPayload::new(&files).expect("payload"), true);
+        let files = BootFiles {
+            kernel: b"#!/bin/sh\n",
+            initrd: None,
+            cmdline: "",
+        };
+        let error = load(
+            &guest_memory(16 * MIB),
+            16 * MIB,
+            1,
+            &BootPayload::new(&files).expect("payload"),
+            true,
+        );
         assert!(error.expect_err("refused").to_string().contains("no ELF file"));
     }
 
@@ -419,7 +471,10 @@ mod tests {
         let map = memory_map(5 << 30);
         let last = map.last().expect("entries");
         assert_eq!((last.addr, last.size), (layout::HIGH_RAM, 2 << 30));
-        assert_eq!(map.iter().filter(|e| e.type_ == USABLE).map(|e| e.size).sum::<u64>(), (5 << 30) - 0x6_0000);
+        assert_eq!(
+            map.iter().filter(|e| e.type_ == USABLE).map(|e| e.size).sum::<u64>(),
+            (5 << 30) - 0x6_0000
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub enum ModelContents {
 }
 
 /// The model of VMs whose user names none: the newest baseline.
-pub const DEFAULT_CPU_MODEL: &str = "x86-64-v2-1";
+pub const DEFAULT_CPU_MODEL: &str = "x86-64-v1-1";
 
 /// All models.
 pub const CPU_MODELS: &[CpuModel] = &[
@@ -47,8 +47,8 @@ pub const CPU_MODELS: &[CpuModel] = &[
         contents: ModelContents::Host,
     },
     CpuModel {
-        name: "x86-64-v2-1",
-        description: "the x86-64-v2 level with KVM's clock, on any processor since about 2009",
+        name: "x86-64-v1-1",
+        description: "the x86-64 baseline with KVM's clock: runs on, and moves between, all 64-bit hosts",
         contents: ModelContents::Baseline {
             signature: 0x0006_0fb1,
             physical_address_bits: 40,
@@ -73,12 +73,6 @@ pub const CPU_MODELS: &[CpuModel] = &[
                 "fxsr",
                 "sse",
                 "sse2",
-                "sse3",
-                "ssse3",
-                "cx16",
-                "sse4.1",
-                "sse4.2",
-                "popcnt",
                 "x2apic",
                 "tsc-deadline",
                 "hypervisor",
@@ -86,9 +80,7 @@ pub const CPU_MODELS: &[CpuModel] = &[
                 "tsc-adjust",
                 "syscall",
                 "nx",
-                "rdtscp",
                 "lm",
-                "lahf-lm",
                 "kvm-nopiodelay",
                 "kvmclock",
                 "kvm-steal-time",
@@ -401,7 +393,7 @@ mod tests {
     fn the_default_exists_and_another_name_is_refused_with_the_list() {
         assert!(CpuModel::named(DEFAULT_CPU_MODEL).is_ok());
         let error = CpuModel::named("pentium").expect_err("unknown").to_string();
-        assert_eq!(error, "there is no CPU model 'pentium'; there are host, x86-64-v2-1");
+        assert_eq!(error, "there is no CPU model 'pentium'; there are host, x86-64-v1-1");
     }
 
     #[test]
@@ -413,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_baseline_is_the_same_on_every_host_that_has_it() {
-        let given = table("x86-64-v2-1", 2);
+        let given = table("x86-64-v1-1", 2);
         assert!(given.missing.is_empty());
         assert!(!given.table.has(CpuFeature::named("avx").expect("known")));
         assert_eq!(
@@ -426,8 +418,8 @@ mod tests {
     #[test]
     fn what_a_host_lacks_is_named() {
         let mut host = supported();
-        host.entry_mut(LEAF_FEATURES, 0).ecx &= !(1 << 23 | 1 << 20);
-        let model = CpuModel::named("x86-64-v2-1").expect("exists");
+        host.entry_mut(LEAF_FEATURES, 0).edx &= !(1 << 12 | 1 << 13);
+        let model = CpuModel::named("x86-64-v1-1").expect("exists");
         let given = model.table(
             &HostCpu {
                 supported: &host,
@@ -435,17 +427,14 @@ mod tests {
             },
             1,
         );
-        assert_eq!(given.missing, ["sse4.2", "popcnt"]);
-        assert_eq!(
-            features_lacking(&table("x86-64-v2-1", 1).table, &host),
-            ["sse4.2", "popcnt"]
-        );
+        assert_eq!(given.missing, ["mtrr", "pge"]);
+        assert_eq!(features_lacking(&table("x86-64-v1-1", 1).table, &host), ["mtrr", "pge"]);
         assert!(features_lacking(&given.table, &host).is_empty());
     }
 
     #[test]
     fn the_topology_counts_the_processors() {
-        let given = table("x86-64-v2-1", 3).table;
+        let given = table("x86-64-v1-1", 3).table;
         assert_eq!(
             given.get(LEAF_TOPOLOGY, 1).map(|entry| (entry.eax, entry.ebx)),
             Some((2, 3))

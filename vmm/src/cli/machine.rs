@@ -2,31 +2,113 @@
 
 use std::{path::Path, sync::Arc};
 
-use serde_json::Value;
+use hw::char::Serial16550;
+use migration::{
+    fault::{Faults, NoFaults, Plan},
+    listener::Reach,
+    snapshot::{RestoreOptions, Verify, inspect},
+};
+use serde_json::{Value, json};
+use vmstate::qom::TypeTable;
 
 use super::{error::CliError, host::Foreground, receive, restore, run};
-use crate::control::Control;
+use crate::{
+    boot::BootFiles,
+    control::Control,
+    event_loop::LoopHandle,
+    guest::EMBEDDED_GUEST,
+    instance::{Instance, InstanceOptions},
+    vm::{Host, Runner, Vm, VmSpec},
+};
 
-fn nothing_yet<T>() -> Result<T, CliError> {
-    Err(CliError::Start("this vm was built without an accelerator".into()))
+/// Where a transfer is broken on purpose: a plan as [`Plan`] reads it. For the tests of the tests.
+const FAULTS: &str = "TERN_FAULTS";
+
+/// Has the main loop do what vCPUs ask for.
+struct OnLoop(LoopHandle);
+
+impl Runner for OnLoop {
+    fn defer(&self, work: Box<dyn FnOnce() + Send>) {
+        self.0.defer(move |_| work());
+    }
+}
+
+fn start_error(error: impl ToString) -> CliError {
+    CliError::Start(error.to_string())
+}
+
+fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<Instance>, CliError> {
+    let faults: Arc<dyn Faults> = match std::env::var(FAULTS) {
+        Ok(plan) => Arc::new(plan.parse::<Plan>().map_err(start_error)?),
+        Err(_) => Arc::new(NoFaults),
+    };
+    let console = foreground.console();
+    let host = Host {
+        types: TypeTable::gathered().map_err(start_error)?,
+        accelerator: accel.to_owned(),
+        console: Some(console.sink()),
+        runner: Arc::new(OnLoop(foreground.event_loop())),
+    };
+    let on_vm = Box::new(move |vm: &Arc<Vm>| console.attach(Serial16550::frontend(vm.board().serial())));
+    let name = foreground.name().to_string();
+    Ok(Instance::new(name, host, InstanceOptions { reach, faults }, on_vm))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|error| CliError::File {
+        action: "read",
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// A VM that has booted and runs.
-pub(super) fn boot(_args: &run::Args, _foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
-    nothing_yet()
+pub(super) fn boot(args: &run::Args, foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
+    let kernel = args.kernel.as_deref().map(read).transpose()?;
+    let initrd = args.initrd.as_deref().map(read).transpose()?;
+    let spec = VmSpec {
+        cpu: args.cpu.clone(),
+        cpus: args.cpus,
+        memory: args.memory.0,
+        boot: BootFiles {
+            kernel: kernel.as_deref().unwrap_or(EMBEDDED_GUEST),
+            initrd: initrd.as_deref(),
+            cmdline: &args.cmdline,
+        },
+        ..VmSpec::new(foreground.name().to_string(), "")
+    };
+    let instance = instance(&args.accel, Reach::Loopback, foreground)?;
+    instance.boot(&spec).map_err(start_error)?;
+    Ok(instance)
 }
 
 /// A VM that runs on from a snapshot.
-pub(super) fn restore(_args: &restore::Args, _foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
-    nothing_yet()
+pub(super) fn restore(args: &restore::Args, foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
+    let instance = instance(&args.accel, Reach::Loopback, foreground)?;
+    let options = RestoreOptions {
+        verify: match args.verify {
+            restore::Verify::Full => Verify::All,
+            restore::Verify::None => Verify::None,
+        },
+        ..RestoreOptions::default()
+    };
+    let name = Some(foreground.name().to_string());
+    instance.restore(&args.file, name, &options).map_err(start_error)?;
+    Ok(instance)
 }
 
 /// A VM that waits for its guest; it does not listen yet.
-pub(super) fn receiver(_args: &receive::Args, _foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
-    nothing_yet()
+pub(super) fn receiver(args: &receive::Args, foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
+    let reach = if args.allow_remote {
+        Reach::Anywhere
+    } else {
+        Reach::Loopback
+    };
+    Ok(instance(&args.accel, reach, foreground)?)
 }
 
 /// What a snapshot file holds.
-pub(super) fn describe_snapshot(_path: &Path) -> Result<Value, CliError> {
-    nothing_yet()
+pub(super) fn describe_snapshot(path: &Path) -> Result<Value, CliError> {
+    let info = inspect(path).map_err(start_error)?;
+    Ok(json!({ "file": path, "info": format!("{info:?}") }))
 }

@@ -50,7 +50,11 @@ impl<'a> VmSpec<'a> {
             cpu: None,
             cpus: 1,
             memory: 256 << 20,
-            boot: BootFiles { kernel: crate::guest::EMBEDDED_GUEST, initrd: None, cmdline },
+            boot: BootFiles {
+                kernel: crate::guest::EMBEDDED_GUEST,
+                initrd: None,
+                cmdline,
+            },
         }
     }
 }
@@ -124,14 +128,34 @@ impl Vm {
         let accel = accel::create(&host.accelerator, &host.types, requests.clone())?;
         let table = accel.accelerator.cpuid(model, spec.cpus)?;
         if !table.missing.is_empty() {
-            return Err(CreateError::HostLacks { model: model.name.to_owned(), missing: table.missing });
+            return Err(CreateError::HostLacks {
+                model: model.name.to_owned(),
+                missing: table.missing,
+            });
         }
         let mut ram = vec![memory];
         ram.extend(payload.blocks());
         let recipe = describe::recipe(spec, model, &table.table, accel.accelerator.tsc_khz(), &payload, &ram);
-        let identity = Identity { vm: Id::random()?, instance: Id::random()?, name: spec.name.clone(), parent: None };
+        let identity = Identity {
+            vm: Id::random()?,
+            instance: Id::random()?,
+            name: spec.name.clone(),
+            parent: None,
+        };
         let cpuid = table.table;
-        let vm = assemble(host, Parts { identity, recipe, cpuid, payload, ram, accel, requests, status })?;
+        let vm = assemble(
+            host,
+            Parts {
+                identity,
+                recipe,
+                cpuid,
+                payload,
+                ram,
+                accel,
+                requests,
+                status,
+            },
+        )?;
         vm.boot(true)?;
         Ok(vm)
     }
@@ -139,9 +163,21 @@ impl Vm {
 
 /// Builds the objects and the accelerator's side of them.
 pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError> {
-    let Parts { identity, recipe, cpuid, payload, ram, accel, requests, status } = parts;
+    let Parts {
+        identity,
+        recipe,
+        cpuid,
+        payload,
+        ram,
+        accel,
+        requests,
+        status,
+    } = parts;
     let accelerator = accel.accelerator;
-    let memory = ram.iter().find(|block| block.name() == RAM_BLOCK).expect("the caller made the guest's memory");
+    let memory = ram
+        .iter()
+        .find(|block| block.name() == RAM_BLOCK)
+        .expect("the caller made the guest's memory");
     let board = Board::build(
         &host.types,
         &BoardSpec {

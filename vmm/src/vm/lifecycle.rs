@@ -176,7 +176,9 @@ impl Vm {
         // The vCPU that asked may have gone on for some instructions; whether the others come out does not matter.
         let _ = self.accelerator.pause();
         let _ = self.status.run_state.set(RunState::Shutdown);
-        self.status.events.publish(&Event::Shutdown(ShutdownReason::GuestShutdown));
+        self.status
+            .events
+            .publish(&Event::Shutdown(ShutdownReason::GuestShutdown));
         self.status.end(ending);
     }
 
@@ -262,7 +264,10 @@ impl Vm {
     }
 
     fn machine_part(&self) -> &Machine {
-        self.board.machine().part::<Machine>().expect("a board's machine is a machine")
+        self.board
+            .machine()
+            .part::<Machine>()
+            .expect("a board's machine is a machine")
     }
 
     /// Takes the vCPUs out and reads their state; if that fails they run on.

@@ -152,3 +152,73 @@ impl Drop for Vm {
         self.accelerator.shutdown();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Event;
+    use crate::control::EventSink;
+    use parking_lot::Condvar;
+    use std::time::{Duration, Instant};
+
+    /// A console that remembers what was written.
+    #[derive(Default)]
+    struct Paper {
+        text: Mutex<String>,
+        grown: Condvar,
+    }
+
+    impl CharSink for Paper {
+        fn try_write(&self, bytes: &[u8]) -> usize {
+            self.text.lock().push_str(&String::from_utf8_lossy(bytes));
+            self.grown.notify_all();
+            bytes.len()
+        }
+    }
+
+    impl Paper {
+        fn wait_for(&self, wanted: &str) -> String {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut text = self.text.lock();
+            while !text.contains(wanted) {
+                assert!(
+                    !self.grown.wait_until(&mut text, deadline).timed_out(),
+                    "no {wanted:?} in: {text}"
+                );
+            }
+            text.clone()
+        }
+    }
+
+    struct Teller;
+    impl EventSink for Teller {
+        fn event(&self, event: &Event) {
+            eprintln!("{event:?}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_guest_runs() {
+        let paper = Arc::new(Paper::default());
+        let host = Host {
+            types: TypeTable::gathered().expect("sound types"),
+            accelerator: "kvm".to_owned(),
+            console: Some(paper.clone()),
+            runner: Arc::new(ThreadRunner),
+        };
+        let status = Arc::<Status>::default();
+        status.events.subscribe(Arc::new(Teller));
+        let spec = VmSpec {
+            cpus: 2,
+            memory: 64 << 20,
+            ..VmSpec::new("test", "mib=8 beat=100")
+        };
+        let vm = Vm::create(&host, &spec, status).expect("made");
+        vm.start().expect("runs");
+        paper.wait_for("ready");
+        paper.wait_for("beat 2");
+        vm.stop().expect("stops");
+        vm.cont().expect("goes on");
+        eprintln!("{}", paper.wait_for("beat 5"));
+    }
+}

@@ -30,7 +30,11 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new(runner: Arc<dyn Runner>) -> Arc<Self> {
-        Arc::new(Self { runner, vm: OnceLock::new(), pending: Mutex::new(None) })
+        Arc::new(Self {
+            runner,
+            vm: OnceLock::new(),
+            pending: Mutex::new(None),
+        })
     }
 
     /// From now on, requests are those of `vm`.

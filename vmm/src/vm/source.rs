@@ -10,17 +10,25 @@ use vmstate::state::Section;
 
 use super::lifecycle::LifecycleError;
 use super::{Vm, describe};
-use crate::control::{Ending, Event, MigrationStatus};
 use crate::run_state::RunState;
 
 fn log_error(operation: &'static str) -> impl Fn(ListenerError) -> VmError {
-    move |error| VmError::Accelerator { operation, because: error.to_string() }
+    move |error| VmError::Accelerator {
+        operation,
+        because: error.to_string(),
+    }
 }
 
 pub(super) fn refused(operation: &'static str) -> impl Fn(LifecycleError) -> VmError {
     move |error| match error {
-        LifecycleError::Accelerator(error) => VmError::Accelerator { operation, because: error.to_string() },
-        other => VmError::Refused { operation, because: other.to_string() },
+        LifecycleError::Accelerator(error) => VmError::Accelerator {
+            operation,
+            because: error.to_string(),
+        },
+        other => VmError::Refused {
+            operation,
+            because: other.to_string(),
+        },
     }
 }
 
@@ -51,7 +59,10 @@ impl SourceVm for Vm {
     }
 
     fn dirty_log_sync(&self) -> Result<(), VmError> {
-        self.board.memory().log_sync().map_err(log_error("read the log of the guest's writes"))
+        self.board
+            .memory()
+            .log_sync()
+            .map_err(log_error("read the log of the guest's writes"))
     }
 
     fn dirty_log_clear(&self, block: &RamBlock, range: Range<u64>) -> Result<(), VmError> {
@@ -68,19 +79,19 @@ impl SourceVm for Vm {
     }
 
     fn sections(&self) -> Result<Vec<Section>, VmError> {
-        save_tree(self.board.root())
-            .map_err(|error| VmError::State { path: "/".to_owned(), because: error.to_string() })
+        save_tree(self.board.root()).map_err(|error| VmError::State {
+            path: "/".to_owned(),
+            because: error.to_string(),
+        })
     }
 
     fn resume(&self) -> Result<(), VmError> {
         self.release().map_err(refused("resume"))
     }
 
-    fn handed_over(&self, to: &str) {
-        // The guest stays held, so that nothing here can run it again.
+    fn handed_over(&self, _to: &str) {
+        // The guest stays held, so that nothing here can run it again; from paused there is a way to shutdown.
         let _ = self.status.run_state.set(RunState::Shutdown);
-        self.status.events.publish(&Event::Migration(MigrationStatus::Completed));
-        self.status.end(Ending::HandedOver { to: to.to_owned() });
     }
 
     fn undecided(&self) {

@@ -1,0 +1,338 @@
+//! What takes long: sending, saving and receiving, one at a time, each on a thread of its own.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use migration::cancel::CancelToken;
+use migration::phases::Phase;
+use migration::precopy::{self, Failure, ReceiveError, ReceiveOptions, Receiver, SendOptions, SourceState};
+use migration::progress::Progress;
+use migration::snapshot::{self, SaveOptions};
+use migration::stats::{Figures, Gauges, SendReport};
+use migration::uri::Uri;
+use parking_lot::Mutex;
+
+use super::{Instance, InstanceOptions};
+use crate::control::{AfterSnapshot, ControlError, Ending, Event, MigrationInfo, MigrationStatus, RamInfo};
+use crate::vm::{Factory, Status, Vm};
+
+/// Bytes of a page, in which QMP counts.
+const PAGE: u64 = 4096;
+
+/// The job of an instance: the one that runs, or the last that ran.
+#[derive(Default)]
+pub(super) struct Jobs {
+    current: Mutex<Option<Arc<Job>>>,
+    owner: Mutex<Weak<Instance>>,
+}
+
+/// One transfer and its account.
+struct Job {
+    status: Arc<Status>,
+    cancel: CancelToken,
+    gauges: Gauges,
+    began: Instant,
+    /// The address, as the account shows it.
+    to: Option<String>,
+    listening: Option<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What cannot be told from the figures: the end, and what led to it.
+    end: Option<End>,
+    /// Progress of a save, whose engine has no figures: done and total bytes.
+    saved: (u64, u64),
+    /// The last status that was told to the subscribers.
+    told: MigrationStatus,
+}
+
+struct End {
+    status: MigrationStatus,
+    error: Option<String>,
+    took: Duration,
+    downtime: Option<Duration>,
+}
+
+impl Job {
+    fn new(status: &Arc<Status>, to: Option<String>, listening: Option<String>) -> Result<Arc<Self>, ControlError> {
+        let cancel = CancelToken::new()
+            .map_err(|error| ControlError::Failed(format!("the process has no file descriptor left: {error}")))?;
+        Ok(Arc::new(Self {
+            status: Arc::clone(status),
+            cancel,
+            gauges: Gauges::new(),
+            began: Instant::now(),
+            to,
+            listening,
+            state: Mutex::default(),
+        }))
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.lock().end.is_some()
+    }
+
+    fn tell(&self, status: MigrationStatus) {
+        {
+            let mut state = self.state.lock();
+            if state.told == status {
+                return;
+            }
+            state.told = status;
+        }
+        self.status.events.publish(&Event::Migration(status));
+    }
+
+    fn end(&self, status: MigrationStatus, error: Option<String>, downtime: Option<Duration>) {
+        self.state.lock().end = Some(End {
+            status,
+            error,
+            took: self.began.elapsed(),
+            downtime,
+        });
+        self.tell(status);
+    }
+
+    fn info(&self) -> MigrationInfo {
+        let figures = self.gauges.read();
+        let state = self.state.lock();
+        let status = match &state.end {
+            Some(end) => end.status,
+            None if self.cancel.is_cancelled() => MigrationStatus::Cancelling,
+            None if state.saved.1 > 0 => MigrationStatus::Device,
+            None => status_of(figures.phase),
+        };
+        MigrationInfo {
+            status,
+            ram: ram_info(&figures, state.saved),
+            total_time: Some(state.end.as_ref().map_or_else(|| self.began.elapsed(), |end| end.took)),
+            setup_time: figures.setup,
+            downtime: state.end.as_ref().and_then(|end| end.downtime).or(figures.downtime),
+            expected_downtime: figures.expected_downtime,
+            to: self.to.clone(),
+            listening: self.listening.clone(),
+            error: state.end.as_ref().and_then(|end| end.error.clone()),
+        }
+    }
+}
+
+impl Progress for Job {
+    fn advanced(&self, done: u64, total: u64) {
+        self.state.lock().saved = (done, total);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}
+
+fn status_of(phase: Option<Phase>) -> MigrationStatus {
+    match phase {
+        None
+        | Some(Phase::Hello | Phase::HelloBack | Phase::Header | Phase::Schemas | Phase::Manifest | Phase::Preflight) => {
+            MigrationStatus::Setup
+        }
+        Some(Phase::Rounds) => MigrationStatus::Active,
+        Some(_) => MigrationStatus::Device,
+    }
+}
+
+fn ram_info(figures: &Figures, saved: (u64, u64)) -> Option<RamInfo> {
+    if saved.1 > 0 {
+        return Some(RamInfo {
+            transferred_bytes: saved.0,
+            remaining_bytes: saved.1.saturating_sub(saved.0),
+            total_bytes: saved.1,
+            ..RamInfo::default()
+        });
+    }
+    (figures.total_bytes > 0).then(|| RamInfo {
+        transferred_bytes: figures.transferred_bytes,
+        remaining_bytes: figures.remaining_bytes,
+        total_bytes: figures.total_bytes,
+        zero_pages: figures.zero_pages,
+        normal_pages: figures.raw_pages,
+        page_bytes: PAGE,
+        dirty_pages_per_second: figures.dirty_bytes_per_second / PAGE,
+        rounds: u64::from(figures.rounds),
+        bytes_per_second: figures.bytes_per_second,
+    })
+}
+
+fn parse(uri: &str) -> Result<Uri, ControlError> {
+    uri.parse()
+        .map_err(|error: migration::uri::ParseUriError| ControlError::Uri {
+            uri: uri.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ControlError> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started
+        .map(drop)
+        .map_err(|error| ControlError::Failed(format!("the host gives no thread: {error}")))
+}
+
+impl Jobs {
+    /// The instance that these jobs are of, for a receiver, which has to hand its VM over to it.
+    pub(super) fn set_owner(&self, owner: &Arc<Instance>) {
+        *self.owner.lock() = Arc::downgrade(owner);
+    }
+
+    pub(super) fn owner(&self) -> Option<Arc<Instance>> {
+        self.owner.lock().upgrade()
+    }
+
+    fn begin(&self, job: &Arc<Job>) -> Result<(), ControlError> {
+        let mut current = self.current.lock();
+        if current.as_ref().is_some_and(|job| !job.is_over()) {
+            return Err(ControlError::MigrationUnderWay);
+        }
+        *current = Some(Arc::clone(job));
+        drop(current);
+        job.tell(MigrationStatus::Setup);
+        Ok(())
+    }
+
+    pub(super) fn send(
+        &self,
+        vm: &Arc<Vm>,
+        uri: &str,
+        downtime_limit: Duration,
+        options: &InstanceOptions,
+    ) -> Result<(), ControlError> {
+        let to = parse(uri)?;
+        if let Uri::File(path) = &to {
+            return self.save(vm, path, AfterSnapshot::Stop, options);
+        }
+        let job = Job::new(vm.status(), Some(uri.to_owned()), None)?;
+        self.begin(&job)?;
+        let vm = Arc::clone(vm);
+        let options = SendOptions {
+            downtime_limit,
+            faults: Arc::clone(&options.faults),
+            ..SendOptions::default()
+        };
+        spawn("migration", move || {
+            let dies = EndOnPanic(&job);
+            let sent = precopy::send(&*vm, &to, &options, &job.cancel, &job.gauges);
+            sent_to_the_end(&job, sent);
+            std::mem::forget(dies);
+        })
+    }
+
+    pub(super) fn save(
+        &self,
+        vm: &Arc<Vm>,
+        path: &Path,
+        then: AfterSnapshot,
+        options: &InstanceOptions,
+    ) -> Result<(), ControlError> {
+        let job = Job::new(vm.status(), Some(format!("file:{}", path.display())), None)?;
+        self.begin(&job)?;
+        let (vm, path) = (Arc::clone(vm), path.to_owned());
+        let options = SaveOptions {
+            stop: then == AfterSnapshot::Stop,
+            faults: Some(Arc::clone(&options.faults)),
+            ..SaveOptions::default()
+        };
+        spawn("snapshot", move || {
+            let dies = EndOnPanic(&job);
+            match snapshot::save(&*vm, &path, &options, &*job) {
+                Ok(report) => job.end(MigrationStatus::Completed, None, Some(report.paused)),
+                Err(snapshot::SaveError::Cancelled) => job.end(MigrationStatus::Cancelled, None, None),
+                Err(error) => job.end(MigrationStatus::Failed, Some(error.to_string()), None),
+            }
+            std::mem::forget(dies);
+        })
+    }
+
+    pub(super) fn receive(
+        &self,
+        factory: Factory,
+        status: &Arc<Status>,
+        uri: &str,
+        options: &InstanceOptions,
+    ) -> Result<(), ControlError> {
+        let receiver = Receiver::bind(&parse(uri)?, options.reach).map_err(|error| ControlError::Uri {
+            uri: uri.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let job = Job::new(status, None, Some(receiver.local_uri().to_string()))?;
+        self.begin(&job)?;
+        let options = ReceiveOptions {
+            faults: Arc::clone(&options.faults),
+            ..ReceiveOptions::default()
+        };
+        spawn("migration", move || {
+            let dies = EndOnPanic(&job);
+            match receiver.accept(&factory, &options, &job.cancel, &job.gauges) {
+                Ok(_) => job.end(MigrationStatus::Completed, None, None),
+                Err(ReceiveError::Failed(Failure::Cancelled)) => {
+                    job.end(MigrationStatus::Cancelled, None, None);
+                    job.status.end(Ending::Failed(
+                        "the migration was cancelled; no guest has arrived".to_owned(),
+                    ));
+                }
+                Err(error) => {
+                    job.end(MigrationStatus::Failed, Some(error.to_string()), None);
+                    job.status.end(Ending::Failed(format!("no guest has arrived: {error}")));
+                }
+            }
+            std::mem::forget(dies);
+        })
+    }
+
+    pub(super) fn cancel(&self) -> Result<(), ControlError> {
+        match &*self.current.lock() {
+            Some(job) if !job.is_over() => job.cancel.cancel().map_err(|_| ControlError::HandedOver),
+            _ => Ok(()),
+        }
+    }
+
+    /// The program is about to end: a transfer that can still be stopped is.
+    pub(super) fn cancel_for_quit(&self) {
+        if let Some(job) = &*self.current.lock() {
+            // Too late means that the guest is somewhere else, which the end of this process does not change.
+            let _ = job.cancel.cancel();
+        }
+    }
+
+    pub(super) fn info(&self) -> MigrationInfo {
+        self.current.lock().as_ref().map(|job| job.info()).unwrap_or_default()
+    }
+}
+
+fn sent_to_the_end(job: &Arc<Job>, sent: Result<SendReport, precopy::SendError>) {
+    match sent {
+        Ok(report) => {
+            job.end(MigrationStatus::Completed, None, Some(report.pause.total()));
+            // After the account is complete, which clients are told on the way out.
+            let to = job.to.clone().unwrap_or_default();
+            job.status.end(Ending::HandedOver { to });
+        }
+        Err(error) => {
+            let status = match (&error.source_state, &error.failure) {
+                (SourceState::Undecided, _) => MigrationStatus::Undecided,
+                (SourceState::Resumed, Failure::Cancelled) => MigrationStatus::Cancelled,
+                _ => MigrationStatus::Failed,
+            };
+            job.end(status, Some(error.to_string()), None);
+        }
+    }
+}
+
+/// Ends the account of a job whose thread dies, so that nobody waits for it for ever.
+struct EndOnPanic<'a>(&'a Arc<Job>);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        let why = "the thread of the transfer has died; this is a defect of Tern".to_owned();
+        self.0.end(MigrationStatus::Failed, Some(why), None);
+    }
+}

@@ -1,0 +1,309 @@
+//! A named place for one VM, as its faces see it: the [`Control`] of `vm run`, `vm restore` and `vm receive`.
+//!
+//! An instance exists before its VM does (a receiver waits for one) and outlives what happens to it. It starts what takes
+//! long (sending, saving, receiving) on a thread of its own, one at a time, and keeps the account of it.
+
+mod jobs;
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use migration::fault::{Faults, NoFaults};
+use migration::listener::Reach;
+use migration::snapshot::{RestoreError, RestoreOptions};
+use parking_lot::Mutex;
+use thiserror::Error;
+use vmstate::qom::{Object, TypeTable};
+
+use crate::control::{
+    AfterSnapshot, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventSink, MigrationInfo,
+    MigrationParameters, Resolution, ShutdownReason, VmInfo,
+};
+use crate::run_state::{IllegalTransition, RunState};
+use crate::vm::{Arrivals, CreateError, Factory, Host, LifecycleError, Status, Vm, VmSpec};
+use jobs::Jobs;
+
+/// What a user of an instance can choose beside the VM itself.
+#[derive(Clone)]
+pub struct InstanceOptions {
+    /// Whether a receiver may be reached from other hosts.
+    pub reach: Reach,
+    /// Where transfers fail on purpose, for tests of the tests.
+    pub faults: Arc<dyn Faults>,
+}
+
+impl Default for InstanceOptions {
+    fn default() -> Self {
+        Self {
+            reach: Reach::Loopback,
+            faults: Arc::new(NoFaults),
+        }
+    }
+}
+
+/// Why a VM could not be started in an instance.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// It could not be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// It could not be let run.
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    /// It could not be restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// It was restored, and cannot run.
+    #[error(transparent)]
+    Vm(#[from] migration::vm::VmError),
+    /// The instance has a VM already.
+    #[error(transparent)]
+    Taken(#[from] IllegalTransition),
+}
+
+/// Told of the instance's VM when there is one: connects the console.
+pub type OnVm = Box<dyn Fn(&Arc<Vm>) + Send + Sync>;
+
+/// A named place for one VM.
+pub struct Instance {
+    name: String,
+    host: Host,
+    options: InstanceOptions,
+    status: Arc<Status>,
+    vm: OnceLock<Arc<Vm>>,
+    on_vm: OnVm,
+    parameters: Mutex<Parameters>,
+    jobs: Jobs,
+}
+
+/// What the user has set for migrations.
+#[derive(Clone, Copy, Debug)]
+struct Parameters {
+    downtime_limit: std::time::Duration,
+}
+
+/// The longest pause that can be asked for: what QEMU allows.
+const MAX_DOWNTIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(2000);
+
+impl Instance {
+    /// An instance without a VM.
+    #[must_use]
+    pub fn new(name: impl Into<String>, host: Host, options: InstanceOptions, on_vm: OnVm) -> Arc<Self> {
+        let instance = Arc::new(Self {
+            name: name.into(),
+            host,
+            options,
+            status: Arc::default(),
+            vm: OnceLock::new(),
+            on_vm,
+            parameters: Mutex::new(Parameters {
+                downtime_limit: DEFAULT_DOWNTIME_LIMIT,
+            }),
+            jobs: Jobs::default(),
+        });
+        instance.jobs.set_owner(&instance);
+        instance
+    }
+
+    /// Makes a VM and lets it run.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn boot(self: &Arc<Self>, spec: &VmSpec<'_>) -> Result<(), StartError> {
+        let vm = Vm::create(&self.host, spec, Arc::clone(&self.status))?;
+        self.arrived(&vm);
+        Ok(vm.start()?)
+    }
+
+    /// Restores a snapshot and lets it run.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn restore(
+        self: &Arc<Self>,
+        path: &Path,
+        name: Option<String>,
+        options: &RestoreOptions,
+    ) -> Result<(), StartError> {
+        use migration::vm::DestinationVm;
+        self.status.run_state.set(RunState::InMigrate)?;
+        let mut restored = migration::snapshot::restore(path, options, &self.factory(name), &())?;
+        Ok(restored.vm.run()?)
+    }
+
+    fn factory(self: &Arc<Self>, name: Option<String>) -> Factory {
+        let arrivals: Arc<dyn Arrivals> = self.clone();
+        Factory::new(self.host.clone(), name, Arc::clone(&self.status), arrivals)
+    }
+
+    /// The VM, once there is one.
+    #[must_use]
+    pub fn vm(&self) -> Option<&Arc<Vm>> {
+        self.vm.get()
+    }
+
+    fn vm_to(&self, operation: &'static str) -> Result<&Arc<Vm>, ControlError> {
+        self.vm.get().ok_or_else(|| self.wrong_state(operation))
+    }
+
+    fn wrong_state(&self, operation: &'static str) -> ControlError {
+        let state = self.status.run_state.get();
+        let remedy = match state {
+            RunState::PostMigrate => "; decide what becomes of it with \"vm resolve\"",
+            RunState::InMigrate => "; wait until its guest has arrived",
+            _ => "",
+        };
+        ControlError::WrongState {
+            operation,
+            state,
+            remedy,
+        }
+    }
+
+    fn control_error(&self, operation: &'static str, error: LifecycleError) -> ControlError {
+        match error {
+            LifecycleError::WrongState(_) => self.wrong_state(operation),
+            LifecycleError::Illegal(error) => ControlError::IllegalTransition(error),
+            other => ControlError::Failed(format!("cannot {operation} the VM: {other}")),
+        }
+    }
+}
+
+impl Arrivals for Instance {
+    fn arrived(&self, vm: &Arc<Vm>) {
+        if self.vm.set(Arc::clone(vm)).is_ok() {
+            (self.on_vm)(vm);
+        }
+    }
+}
+
+impl Control for Instance {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn status(&self) -> RunState {
+        self.status.run_state.get()
+    }
+
+    fn info(&self) -> VmInfo {
+        let Some(vm) = self.vm.get() else {
+            return VmInfo {
+                accelerator: Some(self.host.accelerator.clone()),
+                ..VmInfo::default()
+            };
+        };
+        let recipe = vm.recipe();
+        VmInfo {
+            machine: Some(recipe.machine.clone()),
+            accelerator: Some(self.host.accelerator.clone()),
+            cpu_model: Some(recipe.cpu.name.clone()),
+            cpus: u32::try_from(recipe.cpus.len()).ok(),
+            memory_bytes: Some(recipe.memory),
+            vm_id: Some(vm.identity().vm.to_string()),
+            instance_id: Some(vm.identity().instance.to_string()),
+        }
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.vm_to("stop")?
+            .stop()
+            .map_err(|error| self.control_error("stop", error))
+    }
+
+    fn cont(&self) -> Result<(), ControlError> {
+        self.vm_to("resume")?
+            .cont()
+            .map_err(|error| self.control_error("resume", error))
+    }
+
+    fn system_reset(&self) -> Result<(), ControlError> {
+        let vm = self.vm_to("reset")?;
+        vm.reset(ShutdownReason::HostQmpSystemReset)
+            .map_err(|error| self.control_error("reset", error))
+    }
+
+    fn quit(&self, reason: ShutdownReason) {
+        self.jobs.cancel_for_quit();
+        self.status.events.publish(&Event::Shutdown(reason));
+        self.status.end(Ending::Quit(reason));
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.status.ending()
+    }
+
+    fn migrate(&self, uri: &str) -> Result<(), ControlError> {
+        let limit = self.parameters.lock().downtime_limit;
+        self.jobs.send(self.vm_to("migrate")?, uri, limit, &self.options)
+    }
+
+    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError> {
+        self.jobs.save(self.vm_to("snapshot")?, path, then, &self.options)
+    }
+
+    fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {
+        self.status.run_state.set(RunState::InMigrate)?;
+        let name = Some(self.name.clone()).filter(|name| !name.is_empty());
+        // The factory announces the arrival to this instance, which lives as long as the program's faces do.
+        let me = self
+            .jobs
+            .owner()
+            .ok_or_else(|| ControlError::Failed("the instance is about to end".to_owned()))?;
+        self.jobs.receive(me.factory(name), &self.status, uri, &self.options)
+    }
+
+    fn migrate_cancel(&self) -> Result<(), ControlError> {
+        self.jobs.cancel()
+    }
+
+    fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
+        if let Some(limit) = parameters.downtime_limit {
+            if limit > MAX_DOWNTIME_LIMIT {
+                return Err(ControlError::Parameter {
+                    parameter: "downtime-limit",
+                    value: format!("{limit:?}"),
+                    reason: "it is at most 2000 seconds",
+                });
+            }
+            self.parameters.lock().downtime_limit = limit;
+        }
+        Ok(())
+    }
+
+    fn query_migrate(&self) -> MigrationInfo {
+        self.jobs.info()
+    }
+
+    fn resolve(&self, decision: Resolution) -> Result<(), ControlError> {
+        if self.status.run_state.get() != RunState::PostMigrate {
+            return Err(ControlError::NothingToResolve);
+        }
+        match decision {
+            Resolution::Resume => self
+                .vm_to("resume")?
+                .resolve_resume()
+                .map_err(|error| self.control_error("resume", error)),
+            Resolution::Discard => {
+                self.status.run_state.set(RunState::Shutdown)?;
+                self.status.end(Ending::Discarded);
+                Ok(())
+            }
+        }
+    }
+
+    fn root(&self) -> Option<Arc<Object>> {
+        self.vm.get().map(|vm| Arc::clone(vm.root()))
+    }
+
+    fn types(&self) -> Arc<TypeTable> {
+        Arc::clone(&self.host.types)
+    }
+
+    fn subscribe(&self, sink: Arc<dyn EventSink>) {
+        self.status.events.subscribe(sink);
+    }
+}
