@@ -1,6 +1,7 @@
 //! The Tern virtual machine monitor.
 
 pub mod accel;
+pub mod boot;
 pub mod cli;
 pub mod clock;
 pub mod console;
@@ -9,6 +10,7 @@ pub mod event_loop;
 #[cfg(test)]
 mod fake_vm;
 pub mod guest;
+pub mod instance;
 pub mod migration_info;
 pub mod monitor;
 pub mod run_state;
@@ -18,3 +20,4 @@ pub mod terminal;
 mod test_support;
 pub mod timers;
 pub mod unix_socket;
+pub mod vm;
