@@ -20,7 +20,16 @@ fn build() -> PathBuf {
     // `cargo test` builds no binaries of other packages, and a path guessed from the target folder may be stale.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--release", "--package", "vmm", "--bin", "vm", "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "vmm",
+            "--bin",
+            "vm",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit())
         .output()

@@ -26,7 +26,9 @@ impl VmProcess {
         let line = self.wait_line("the guest's verdict", |line| {
             line.starts_with("verify ") || line.contains("FAILED") || line.starts_with("panic")
         });
-        let pages = line.strip_prefix("verify ok ").and_then(|rest| rest.strip_suffix(" pages"));
+        let pages = line
+            .strip_prefix("verify ok ")
+            .and_then(|rest| rest.strip_suffix(" pages"));
         let pages = pages.and_then(|pages| pages.parse().ok());
         let pages = pages.unwrap_or_else(|| panic!("the guest says: {line}\n{}", self.messages()));
         self.check_no_failure();
@@ -41,7 +43,9 @@ impl VmProcess {
     #[track_caller]
     pub fn check_no_failure(&self) {
         let console = self.console();
-        let bad = console.lines().find(|line| line.contains("FAILED") || line.starts_with("panic"));
+        let bad = console
+            .lines()
+            .find(|line| line.contains("FAILED") || line.starts_with("panic"));
         assert!(bad.is_none(), "the guest says: {}", bad.unwrap_or_default());
     }
 }

@@ -25,10 +25,19 @@ pub fn turn(name: &str) -> Option<Turn> {
         return None;
     }
     let lock = std::env::temp_dir().join("tern-kvm-turn.lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock).expect("a lock file");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(lock)
+        .expect("a lock file");
     flock(&lock, FlockOperation::LockExclusive).expect("a lock");
     if let Some(ledger) = std::env::var_os("TERN_KVM_LEDGER") {
-        let mut ledger = OpenOptions::new().create(true).append(true).open(ledger).expect("the ledger");
+        let mut ledger = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(ledger)
+            .expect("the ledger");
         writeln!(ledger, "{name}").expect("the ledger");
     }
     Some(Turn(lock))
@@ -39,6 +48,8 @@ pub fn turn(name: &str) -> Option<Turn> {
 macro_rules! needs_kvm {
     () => {
         let name = ::std::thread::current().name().unwrap_or("a test").to_owned();
-        let Some(_turn) = $crate::kvm::turn(&format!("{}::{name}", env!("CARGO_CRATE_NAME"))) else { return };
+        let Some(_turn) = $crate::kvm::turn(&format!("{}::{name}", env!("CARGO_CRATE_NAME"))) else {
+            return;
+        };
     };
 }

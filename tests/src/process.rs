@@ -28,7 +28,11 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tern-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "tern-test-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).expect("a scratch folder can be made");
         Self(path)
@@ -91,8 +95,15 @@ impl Scratch {
     #[track_caller]
     pub fn vm_ok<S: AsRef<OsStr> + std::fmt::Debug>(&self, args: &[S]) -> String {
         let output = self.vm(args);
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "vm {args:?}: {}\n{stdout}{stderr}", output.status);
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "vm {args:?}: {}\n{stdout}{stderr}",
+            output.status
+        );
         stdout.into_owned()
     }
 
@@ -189,11 +200,21 @@ impl VmProcess {
     /// If it cannot be started.
     #[must_use]
     pub fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vm starts");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("vm starts");
         let console = Log::follow(child.stdout.take().expect("a pipe"));
         let messages = Log::follow(child.stderr.take().expect("a pipe"));
-        Self { input: child.stdin.take(), child, console, messages, read_to: 0 }
+        Self {
+            input: child.stdin.take(),
+            child,
+            console,
+            messages,
+            read_to: 0,
+        }
     }
 
     /// The process id.
@@ -209,7 +230,10 @@ impl VmProcess {
     /// If the process has closed its input.
     pub fn type_keys(&mut self, keys: &str) {
         let input = self.input.as_mut().expect("the input is open");
-        input.write_all(keys.as_bytes()).and_then(|()| input.flush()).expect("the console takes input");
+        input
+            .write_all(keys.as_bytes())
+            .and_then(|()| input.flush())
+            .expect("the console takes input");
     }
 
     /// Waits for a complete console line that `wanted` accepts, after those that were waited for before; returns it.
@@ -252,7 +276,9 @@ impl VmProcess {
     /// The first line on stderr; for `vm receive` that is the address that a sender takes.
     #[track_caller]
     pub fn first_message(&self) -> String {
-        self.wait_message("the first message", |text| text.split_once('\n').map(|(line, _)| line.to_owned()))
+        self.wait_message("the first message", |text| {
+            text.split_once('\n').map(|(line, _)| line.to_owned())
+        })
     }
 
     /// Everything on the console so far.
@@ -295,7 +321,11 @@ impl VmProcess {
     fn transcript(&self) -> String {
         let console = self.console();
         let from = console.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
-        format!("--- console (end)\n{}\n--- messages\n{}", &console[from..], self.messages())
+        format!(
+            "--- console (end)\n{}\n--- messages\n{}",
+            &console[from..],
+            self.messages()
+        )
     }
 }
 

@@ -27,10 +27,24 @@ impl Wanderer {
     pub fn start(cpus: u32, memory: &str, cmdline: &str) -> Self {
         let home = Scratch::new();
         let cpus = cpus.to_string();
-        let mut vm =
-            home.start(&["run", "--name", NAME, "--cpus", &cpus, "--memory", memory, "--cmdline", cmdline]);
+        let mut vm = home.start(&[
+            "run",
+            "--name",
+            NAME,
+            "--cpus",
+            &cpus,
+            "--memory",
+            memory,
+            "--cmdline",
+            cmdline,
+        ]);
         vm.wait_ready();
-        Self { vm, home, between: Scratch::new(), moves: 0 }
+        Self {
+            vm,
+            home,
+            between: Scratch::new(),
+            moves: 0,
+        }
     }
 
     /// Saves the running guest, kills its process, and restores it in a new one.
@@ -67,14 +81,28 @@ impl Wanderer {
         };
         let target = home.start(&["receive", &listen, "--name", NAME]);
         let uri = target.first_message();
-        let account = self.home.vm_ok(&["migrate", NAME, &uri, "--json", "--downtime-limit", "1s"]);
+        let account = self
+            .home
+            .vm_ok(&["migrate", NAME, &uri, "--json", "--downtime-limit", "1s"]);
         let status = self.vm.wait_exit();
-        assert!(status.success(), "the source ends with {status}: {}", self.vm.messages());
-        assert!(self.vm.messages().contains(&uri), "the source says where the guest went: {}", self.vm.messages());
+        assert!(
+            status.success(),
+            "the source ends with {status}: {}",
+            self.vm.messages()
+        );
+        assert!(
+            self.vm.messages().contains(&uri),
+            "the source says where the guest went: {}",
+            self.vm.messages()
+        );
         self.vm = target;
         self.home = home;
         self.vm.wait_beat();
-        account.lines().last().and_then(|line| serde_json::from_str(line).ok()).expect("an account in JSON")
+        account
+            .lines()
+            .last()
+            .and_then(|line| serde_json::from_str(line).ok())
+            .expect("an account in JSON")
     }
 
     /// A file in the folder of snapshots.

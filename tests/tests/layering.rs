@@ -19,8 +19,16 @@ const ORDER: &[(&str, u8)] = &[
 fn a_crate_imports_only_from_those_to_its_left() {
     let metadata = MetadataCommand::new().no_deps().exec().expect("cargo metadata runs");
     let order: BTreeMap<_, _> = ORDER.iter().copied().collect();
-    let names: Vec<_> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
-    assert_eq!(names.len(), ORDER.len(), "the list above is not that of the workspace: {names:?}");
+    let names: Vec<_> = metadata
+        .packages
+        .iter()
+        .map(|package| package.name.to_string())
+        .collect();
+    assert_eq!(
+        names.len(),
+        ORDER.len(),
+        "the list above is not that of the workspace: {names:?}"
+    );
     for package in &metadata.packages {
         let own = order[package.name.as_str()];
         for dependency in &package.dependencies {

@@ -72,7 +72,15 @@ fn a_guest_reboots_after_a_migration_though_the_files_it_came_from_are_gone() {
     std::fs::write(&kernel, vmm::guest::EMBEDDED_GUEST).expect("a kernel file");
     let home = tern_tests::process::Scratch::new();
     let path = kernel.to_str().expect("text");
-    let mut source = home.start(&["run", "--name", "source", "--kernel", path, "--cmdline", "mib=16 beat=50"]);
+    let mut source = home.start(&[
+        "run",
+        "--name",
+        "source",
+        "--kernel",
+        path,
+        "--cmdline",
+        "mib=16 beat=50",
+    ]);
     source.wait_ready();
     std::fs::remove_file(&kernel).expect("the kernel file goes");
     let elsewhere = tern_tests::process::Scratch::new();

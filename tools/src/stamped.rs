@@ -37,7 +37,10 @@ impl StampedVm {
     ///
     /// If it cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let started = Instant::now();
         let mut child = command.spawn().context("vm does not start")?;
         let mut console = child.stdout.take().context("stdout is a pipe")?;
@@ -48,7 +51,14 @@ impl StampedVm {
             let mut bytes = vec![0; 1 << 16];
             while let Ok(read) = console.read(&mut bytes) {
                 let at = Instant::now();
-                if read == 0 || stamp.send(Stamped { at, bytes: bytes[..read].to_vec() }).is_err() {
+                if read == 0
+                    || stamp
+                        .send(Stamped {
+                            at,
+                            bytes: bytes[..read].to_vec(),
+                        })
+                        .is_err()
+                {
                     return;
                 }
             }
@@ -71,7 +81,13 @@ impl StampedVm {
                 }
             }
         });
-        Ok(Self { child, input, arrivals, first_message, started })
+        Ok(Self {
+            child,
+            input,
+            arrivals,
+            first_message,
+            started,
+        })
     }
 
     /// The process id.
@@ -133,7 +149,9 @@ impl StampedVm {
     ///
     /// If it said nothing.
     pub fn first_message(&self) -> Result<String> {
-        self.first_message.recv_timeout(PATIENCE).context("the process says nothing")
+        self.first_message
+            .recv_timeout(PATIENCE)
+            .context("the process says nothing")
     }
 
     /// Kills the process and waits for its end.
@@ -153,5 +171,9 @@ impl Drop for StampedVm {
 /// The longest time between two arrivals in `[from, to]`; the first and last silence count from the bounds' neighbours.
 #[must_use]
 pub fn longest_gap(arrivals: &[Stamped]) -> Duration {
-    arrivals.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at)).max().unwrap_or_default()
+    arrivals
+        .windows(2)
+        .map(|pair| pair[1].at.duration_since(pair[0].at))
+        .max()
+        .unwrap_or_default()
 }

@@ -30,7 +30,13 @@ impl Summary {
         } else {
             sorted[upper]
         };
-        Some(Self { what: what.into(), median, least, greatest, raw: raw.to_vec() })
+        Some(Self {
+            what: what.into(),
+            median,
+            least,
+            greatest,
+            raw: raw.to_vec(),
+        })
     }
 }
 

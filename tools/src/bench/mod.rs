@@ -40,7 +40,11 @@ impl Bench {
         let started = Instant::now();
         let output = self.command(args).stdin(Stdio::null()).output()?;
         let took = started.elapsed();
-        ensure!(output.status.success(), "vm {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "vm {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(took)
     }
 
@@ -101,7 +105,10 @@ impl Bench {
             values.push((format!("restore: exec to first heartbeat, {what}, ms"), ms(first)));
             vm.type_keys("v")?;
             let verified = vm.wait_for("verify ok")?.duration_since(vm.started);
-            values.push((format!("restore: exec to every page verified by the guest, {what}, ms"), ms(verified)));
+            values.push((
+                format!("restore: exec to every page verified by the guest, {what}, ms"),
+                ms(verified),
+            ));
         }
         std::fs::remove_file(&file)?;
         Ok(values)
@@ -129,8 +136,14 @@ impl Bench {
         target.type_keys("v")?;
         target.wait_for("verify ok")?;
         Ok(vec![
-            (format!("migration: 512 MiB full, {rate} MiB/s dirtied, vm migrate in all, ms"), ms(took)),
-            (format!("migration: {rate} MiB/s dirtied, gap between heartbeats, ms"), ms(gap)),
+            (
+                format!("migration: 512 MiB full, {rate} MiB/s dirtied, vm migrate in all, ms"),
+                ms(took),
+            ),
+            (
+                format!("migration: {rate} MiB/s dirtied, gap between heartbeats, ms"),
+                ms(gap),
+            ),
         ])
     }
 }

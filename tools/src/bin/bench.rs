@@ -38,7 +38,10 @@ fn main() -> Result<()> {
         None => build()?,
     };
     std::fs::create_dir_all(&arguments.scratch)?;
-    let bench = Bench { vm, scratch: arguments.scratch };
+    let bench = Bench {
+        vm,
+        scratch: arguments.scratch,
+    };
     type Measure<'a> = &'a dyn Fn() -> Result<Vec<Value>>;
     let measurements: [(&str, Measure<'_>); 4] = [
         ("start", &|| bench.start()),
@@ -65,10 +68,16 @@ fn main() -> Result<()> {
         }
         eprintln!();
     }
-    let summaries: Vec<_> = order.iter().filter_map(|what| Summary::of(what, &values[what])).collect();
+    let summaries: Vec<_> = order
+        .iter()
+        .filter_map(|what| Summary::of(what, &values[what]))
+        .collect();
     println!("{:<72} {:>9} {:>9} {:>9}", "what", "median", "least", "greatest");
     for summary in &summaries {
-        println!("{:<72} {:>9.2} {:>9.2} {:>9.2}", summary.what, summary.median, summary.least, summary.greatest);
+        println!(
+            "{:<72} {:>9.2} {:>9.2} {:>9.2}",
+            summary.what, summary.median, summary.least, summary.greatest
+        );
     }
     std::fs::write(&arguments.raw, serde_json::to_vec_pretty(&summaries)?)?;
     eprintln!("raw values: {}", arguments.raw.display());
@@ -76,7 +85,9 @@ fn main() -> Result<()> {
 }
 
 fn build() -> Result<PathBuf> {
-    let status = Command::new("cargo").args(["build", "--release", "-p", "vmm", "--bin", "vm"]).status()?;
+    let status = Command::new("cargo")
+        .args(["build", "--release", "-p", "vmm", "--bin", "vm"])
+        .status()?;
     if !status.success() {
         bail!("vm does not build");
     }
