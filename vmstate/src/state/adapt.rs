@@ -1,6 +1,6 @@
 //! From the writer's description to the reader's.
 
-use super::compare::{Condition, Obstacle, Verdict, counterpart, loss_of_field, version_obstacle};
+use super::compare::{Condition, Obstacle, Verdict, counterpart, loss_of_field, loss_of_subsection, version_obstacle};
 use super::error::StateError;
 use super::fields::wrong_kind;
 use super::name::Name;
@@ -159,17 +159,27 @@ impl Sent {
     fn check_losses(self, writer: &Schema) -> Result<(), Refused> {
         for (name, value) in self.fields {
             let Some(value) = value else { continue };
-            let lost = match writer.field(&name).map(loss_of_field) {
-                Some(Verdict::LoadsOnlyIf(condition @ Condition::Is(_))) if condition.holds(&value) => continue,
-                Some(Verdict::LoadsOnlyIf(condition)) => condition.into(),
-                _ => Refused::from(Obstacle::Unknown),
-            };
-            return Err(lost.within(Step::Field(name)));
+            let loss = writer.field(&name).map(loss_of_field);
+            match loss {
+                Some(Verdict::LoadsOnlyIf(Condition::Is(default))) if value == default => {}
+                loss => return Err(refused_loss(loss).within(Step::Field(name))),
+            }
         }
         match self.subsections.into_iter().find(|(_, value)| value.is_some()) {
-            Some((name, _)) => Err(Refused::from(Obstacle::Unknown).within(Step::Field(name))),
+            Some((name, _)) => {
+                let loss = writer.subsection(&name).map(loss_of_subsection);
+                Err(refused_loss(loss).within(Step::Field(name)))
+            }
             None => Ok(()),
         }
+    }
+}
+
+/// The refusal of a loss, for the reason that the comparison gives.
+fn refused_loss(verdict: Option<Verdict>) -> Refused {
+    match verdict {
+        Some(Verdict::LoadsOnlyIf(condition)) => condition.into(),
+        _ => Obstacle::Unknown.into(),
     }
 }
 
@@ -243,4 +253,89 @@ fn from_elements(elements: Vec<Value>, of: &WireType) -> Result<Value, Refused> 
 
 fn not_the_writers(expected: &str, found: &Value) -> Refused {
     Refusal::NotTheWriters(wrong_kind(expected, found)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{schema, schema_and_value, writer_value_reader};
+    use super::*;
+    use crate::state::{compare, diff};
+    use proptest::prelude::*;
+
+    /// What a refusal says in the comparison: the same obstacle or condition, at the path or around it (an obstacle in
+    /// something optional is a condition on whether it is sent).
+    fn was_foretold(error: &AdaptError, writer: &Schema, reader: &Schema) -> bool {
+        let path = error.path.described();
+        compare(writer, reader).complaints().any(|complaint| {
+            let around = path.steps().starts_with(complaint.path.steps());
+            match (&complaint.verdict, &*error.refusal) {
+                // Of several obstacles the first one that is met is named.
+                (Verdict::DoesNot(_), _) => true,
+                (Verdict::LoadsOnlyIf(Condition::Nothing { .. }), _) => around,
+                (Verdict::LoadsOnlyIf(foretold), Refusal::Condition(met)) => path == complaint.path && foretold == met,
+                _ => false,
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        #[test]
+        fn the_comparison_foretells_what_happens((writer, value, reader) in writer_value_reader()) {
+            let comparison = compare(&writer, &reader);
+            let adapted = adapt(value, &writer, &reader);
+            match comparison.verdict() {
+                Verdict::Loads => prop_assert!(adapted.is_ok(), "{adapted:?}"),
+                Verdict::DoesNot(_) => prop_assert!(adapted.is_err(), "{comparison}"),
+                Verdict::LoadsOnlyIf(_) => {}
+            }
+            if let Err(error) = adapted {
+                prop_assert!(was_foretold(&error, &writer, &reader), "{error}\nbut only\n{comparison}");
+            }
+        }
+
+        #[test]
+        fn an_adapted_value_has_every_field_of_the_reader((writer, value, reader) in writer_value_reader()) {
+            if let Ok(adapted) = adapt(value, &writer, &reader) {
+                for field in reader.fields.iter().filter(|field| !field.may_be_absent) {
+                    prop_assert!(adapted.get(&field.name).is_some(), "{}", field.name);
+                }
+            }
+        }
+
+        #[test]
+        fn between_equal_descriptions_only_retired_fields_are_added((schema, value) in schema_and_value()) {
+            prop_assert_eq!(compare(&schema, &schema).verdict(), Verdict::Loads);
+            let adapted = adapt(value.clone(), &schema, &schema).expect("it is the same description");
+            for added in diff(&value, &adapted) {
+                prop_assert!(added.left.is_none(), "{added}");
+            }
+        }
+
+        #[test]
+        fn a_value_of_another_schema_never_panics(
+            (schema, value) in schema_and_value(), other in schema(),
+        ) {
+            let _ = adapt(value, &other, &schema);
+        }
+    }
+
+    #[test]
+    fn the_edits_of_these_tests_reach_all_three_verdicts() {
+        use proptest::strategy::ValueTree;
+        use proptest::test_runner::TestRunner;
+
+        let mut runner = TestRunner::deterministic();
+        let mut reached = [0; 3];
+        for _ in 0..256 {
+            let (writer, _, reader) = writer_value_reader().new_tree(&mut runner).expect("a tree").current();
+            reached[match compare(&writer, &reader).verdict() {
+                Verdict::Loads => 0,
+                Verdict::LoadsOnlyIf(_) => 1,
+                Verdict::DoesNot(_) => 2,
+            }] += 1;
+        }
+        assert!(reached.iter().all(|count| *count >= 16), "{reached:?}");
+    }
 }

@@ -323,3 +323,240 @@ fn check_left_out(subsections: &[SubsectionSchema]) -> Result<(), DecodeFault> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{schema, schema_and_value, schema_and_values};
+    use super::*;
+    use crate::state::{Description, encode};
+    use proptest::prelude::*;
+
+    fn schema_of(fields: Vec<FieldSchema>, subsections: Vec<SubsectionSchema>) -> Schema {
+        let description = Description {
+            fields,
+            subsections,
+            ..Description::new("uart")
+        };
+        description.check().expect("legal")
+    }
+
+    fn subsection(name: &'static str, optional: bool) -> SubsectionSchema {
+        SubsectionSchema {
+            name: name.into(),
+            optional,
+            schema: schema_of(vec![FieldSchema::new("x", WireType::U8)], vec![]),
+        }
+    }
+
+    fn fault(schema: &Schema, bytes: &[u8]) -> (String, usize, DecodeFault) {
+        let error = decode(schema, bytes).expect_err("it should be refused");
+        (error.path.to_string(), error.offset, error.fault)
+    }
+
+    /// `{ a: u16, lvt: up to 3 of { mode: edge|level } }`, in bytes: version, a, count, each version, mode, subsections.
+    fn nested() -> Schema {
+        let variants = vec!["edge".into(), "level".into()];
+        let line = schema_of(vec![FieldSchema::new("mode", WireType::Enum { variants })], vec![]);
+        let of = Box::new(WireType::Struct(Box::new(line)));
+        let fields = vec![
+            FieldSchema::new("a", WireType::U16),
+            FieldSchema::new("lvt", WireType::Seq { of, max: 3 }),
+        ];
+        schema_of(fields, vec![])
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let bytes = [1, 0x85, 2, 2, 1, 0, 0, 1, 1, 0, 0];
+        let value = decode(&nested(), &bytes).expect("it is well-formed");
+        assert_eq!(
+            value.to_string(),
+            "{ a: 0x105, lvt: [{ mode: edge }, { mode: level }] }"
+        );
+        assert_eq!(encode(&nested(), &value).expect("it fits"), bytes);
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_the_byte() {
+        let bytes = [1, 0x85, 2, 2, 1, 0, 0, 1, 9, 0, 0];
+        let error = decode(&nested(), &bytes).expect_err("there is no variant 9");
+        assert_eq!(
+            error.to_string(),
+            "the state of `uart` cannot be read: field lvt[1].mode, at byte 8: it is variant 9 of 2"
+        );
+    }
+
+    #[test]
+    fn a_count_is_bounded_by_the_description_and_by_the_bytes() {
+        let too_long = DecodeFault::TooLong { len: 4, max: 3 };
+        assert_eq!(fault(&nested(), &[1, 0, 4, 0]), ("lvt".into(), 2, too_long));
+        let unfilled = DecodeFault::Unfilled { len: 3, left: 2 };
+        assert_eq!(fault(&nested(), &[1, 0, 3, 1, 0]), ("lvt".into(), 3, unfilled));
+    }
+
+    #[test]
+    fn five_bytes_that_claim_four_billion_elements_are_refused_at_once() {
+        let of = Box::new(WireType::U64);
+        let everything = schema_of(
+            vec![FieldSchema::new("all", WireType::Seq { of, max: u32::MAX })],
+            vec![],
+        );
+        let bytes = [1, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        let unfilled = DecodeFault::Unfilled { len: u32::MAX, left: 0 };
+        assert_eq!(fault(&everything, &bytes), ("all".into(), 6, unfilled));
+    }
+
+    #[test]
+    fn bytes_left_over_are_an_error() {
+        assert_eq!(
+            fault(&nested(), &[1, 0, 0, 0, 7]),
+            (".".into(), 4, DecodeFault::Trailing(1))
+        );
+    }
+
+    #[test]
+    fn a_nested_struct_of_another_version_is_refused() {
+        let version = DecodeFault::Version { found: 2, described: 1 };
+        assert_eq!(fault(&nested(), &[1, 0, 1, 2, 0, 0, 0]), ("lvt[0]".into(), 3, version));
+    }
+
+    #[test]
+    fn a_leaf_must_be_one_of_its_type() {
+        let flag = schema_of(vec![FieldSchema::new("flag", WireType::Bool)], vec![]);
+        assert_eq!(
+            fault(&flag, &[1, 2, 0]),
+            ("flag".into(), 1, DecodeFault::Leaf("bool".into()))
+        );
+        let text = schema_of(vec![FieldSchema::new("text", WireType::Str { max: 4 })], vec![]);
+        assert_eq!(fault(&text, &[1, 1, 0xff, 0]), ("text".into(), 2, DecodeFault::Utf8));
+    }
+
+    #[test]
+    fn a_subsection_is_known_in_its_place_once_and_ends_where_it_says() {
+        let both = schema_of(vec![], vec![subsection("a", true), subsection("b", true)]);
+        let decoded = |bytes: &[u8]| decode(&both, bytes).map(|value| value.to_string());
+        assert_eq!(decoded(&[1, 1, 1, b'b', 3, 1, 5, 0]), Ok("{ b: { x: 0x5 } }".into()));
+
+        let unknown = DecodeFault::UnknownSubsection("c".into());
+        assert_eq!(fault(&both, &[1, 1, 1, b'c', 3, 1, 5, 0]), (".".into(), 2, unknown));
+        let twice = [1, 2, 1, b'a', 3, 1, 5, 0, 1, b'a', 3, 1, 5, 0];
+        assert_eq!(
+            fault(&both, &twice),
+            (".".into(), 8, DecodeFault::MisplacedSubsection("a".into()))
+        );
+        let swapped = [1, 2, 1, b'b', 3, 1, 5, 0, 1, b'a', 3, 1, 5, 0];
+        assert_eq!(
+            fault(&both, &swapped),
+            (".".into(), 8, DecodeFault::MisplacedSubsection("a".into()))
+        );
+        let long = [1, 1, 1, b'a', 4, 1, 5, 0, 9];
+        assert_eq!(fault(&both, &long), ("a".into(), 8, DecodeFault::Trailing(1)));
+        let short = [1, 1, 1, b'a', 2, 1, 5, 0];
+        assert_eq!(fault(&both, &short), ("a".into(), 7, DecodeFault::Truncated));
+    }
+
+    #[test]
+    fn a_subsection_that_is_always_sent_must_be_there() {
+        let schema = schema_of(vec![], vec![subsection("a", false), subsection("b", true)]);
+        let missing = DecodeFault::MissingSubsection("a".into());
+        assert_eq!(fault(&schema, &[1, 0]), (".".into(), 2, missing.clone()));
+        assert_eq!(fault(&schema, &[1, 1, 1, b'b', 3, 1, 5, 0]), (".".into(), 2, missing));
+    }
+
+    /// What a value takes in memory: every value, and the room of every run.
+    fn footprint(value: &Value) -> usize {
+        let inside = match value {
+            Value::Bytes(bytes) => bytes.capacity(),
+            Value::Str(text) => text.capacity(),
+            Value::Array(elements) => {
+                let spare = elements.capacity() - elements.len();
+                spare * size_of::<Value>() + elements.iter().map(footprint).sum::<usize>()
+            }
+            Value::Struct(value) => footprint_of_struct(value),
+            Value::Option(value) => value.as_deref().map_or(0, footprint),
+            _ => 0,
+        };
+        size_of::<Value>() + inside
+    }
+
+    fn footprint_of_struct(value: &StructValue) -> usize {
+        let fields = value.fields().map(|(_, value)| size_of::<Name>() + footprint(value));
+        let subsections = value
+            .subsections()
+            .map(|(_, value)| 2 * size_of::<Name>() + footprint_of_struct(value));
+        size_of::<StructValue>() + fields.chain(subsections).sum::<usize>()
+    }
+
+    /// Bytes of memory that one byte of the input can cost at most: a handful of nested values, and room for growth.
+    const PER_BYTE: usize = 1024;
+
+    /// A seq of structs of the deepest array, the worst that a schema can make of few bytes.
+    fn greedy() -> Schema {
+        let array = |of| WireType::Array {
+            of: Box::new(of),
+            len: 1,
+        };
+        let deep = array(array(array(array(WireType::Bool))));
+        let element = schema_of(vec![FieldSchema::new("deep", deep)], vec![]);
+        let of = Box::new(WireType::Struct(Box::new(element)));
+        schema_of(
+            vec![FieldSchema::new("all", WireType::Seq { of, max: u32::MAX })],
+            vec![],
+        )
+    }
+
+    #[test]
+    fn memory_is_bounded_by_the_bytes_whatever_the_schema() {
+        let count = 1000;
+        let mut bytes = vec![1, 0xe8, 0x07];
+        bytes.extend([1, 1, 0].repeat(count));
+        bytes.push(0);
+        let value = decode(&greedy(), &bytes).expect("it is well-formed");
+        assert!(
+            footprint_of_struct(&value) <= PER_BYTE * bytes.len(),
+            "{}",
+            footprint_of_struct(&value)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_of_every_schema_reads_back((schema, value) in schema_and_value()) {
+            let bytes = encode(&schema, &value).expect("it is a value of the schema");
+            prop_assert_eq!(decode(&schema, &bytes), Ok(value));
+        }
+
+        #[test]
+        fn equal_values_are_equal_bytes((schema, left, right) in schema_and_values()) {
+            prop_assert_eq!(left == right, encode(&schema, &left) == encode(&schema, &right));
+        }
+
+        #[test]
+        fn arbitrary_bytes_give_a_value_or_an_error(
+            schema in schema(), bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Ok(value) = decode(&schema, &bytes) {
+                prop_assert!(encode(&schema, &value).is_ok());
+                prop_assert!(footprint_of_struct(&value) <= PER_BYTE * bytes.len());
+            }
+        }
+
+        #[test]
+        fn damaged_bytes_give_a_value_or_an_error(
+            (schema, value) in schema_and_value(), at in any::<prop::sample::Index>(), to in any::<u8>(),
+        ) {
+            let mut bytes = encode(&schema, &value).expect("it is a value of the schema");
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Err(error) = decode(&schema, &bytes) {
+                prop_assert!(error.offset >= at.saturating_sub(9) && error.offset <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn truncated_bytes_are_an_error((schema, value) in schema_and_value(), at in any::<prop::sample::Index>()) {
+            let bytes = encode(&schema, &value).expect("it is a value of the schema");
+            prop_assert!(decode(&schema, &bytes[..at.index(bytes.len())]).is_err());
+        }
+    }
+}

@@ -218,3 +218,78 @@ fn leaf<T: Serialize>(out: &mut Vec<u8>, value: &T) {
     let written = postcard::to_slice(value, &mut longest).expect("a leaf takes at most the ten bytes of a varint u64");
     out.extend_from_slice(written);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Description, SubsectionSchema};
+
+    fn uart() -> Schema {
+        let fields = vec![
+            FieldSchema::new("divisor", WireType::U16),
+            FieldSchema {
+                may_be_absent: true,
+                ..FieldSchema::new("fifo", WireType::Bytes { max: 2 })
+            },
+        ];
+        let timer = Description::new("timer").check().expect("legal");
+        let subsections = vec![SubsectionSchema {
+            name: "timer".into(),
+            optional: false,
+            schema: timer,
+        }];
+        let description = Description {
+            fields,
+            subsections,
+            ..Description::new("uart")
+        };
+        description.check().expect("legal")
+    }
+
+    fn value() -> StructValue {
+        let mut value = StructValue::new(1).with("divisor", Value::Uint(12));
+        value.set_subsection("timer", StructValue::new(1));
+        value
+    }
+
+    fn refusal(value: &StructValue) -> String {
+        encode(&uart(), value).expect_err("it should be refused").to_string()
+    }
+
+    #[test]
+    fn a_field_that_may_be_absent_costs_a_byte_either_way() {
+        let timer = [1, 5, b't', b'i', b'm', b'e', b'r', 2, 1, 0];
+        assert_eq!(encode(&uart(), &value()), Ok([&[1, 12, 0][..], &timer].concat()));
+        let full = value().with("fifo", Value::Bytes(vec![7, 8]));
+        assert_eq!(encode(&uart(), &full), Ok([&[1, 12, 1, 2, 7, 8][..], &timer].concat()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let wide = value().with("divisor", Value::Uint(0x1_0000));
+        assert_eq!(
+            refusal(&wide),
+            "the state of `uart` cannot be saved: field divisor: 65536 is no u16"
+        );
+        let long = value().with("fifo", Value::Bytes(vec![0; 3]));
+        assert!(refusal(&long).contains("field fifo: its length is 3, and at most 2 is possible"));
+        let other = value().with("divisor", Value::Bool(true));
+        assert!(refusal(&other).contains("field divisor: a truth value where u16 belongs"));
+    }
+
+    #[test]
+    fn what_is_missing_or_unknown_is_named() {
+        assert!(refusal(&value().with("dlab", Value::Bool(true))).contains("field dlab: the description has no such"));
+        let mut value = StructValue::new(1).with("divisor", Value::Uint(12));
+        assert!(refusal(&value).contains("field timer: it is missing"));
+        value.set_subsection("timer", StructValue::new(1));
+        value.set_subsection("modem", StructValue::new(1));
+        assert!(refusal(&value).contains("field modem: the description has no such"));
+        assert!(refusal(&StructValue::new(1)).contains("field divisor: it is missing"));
+    }
+
+    #[test]
+    fn a_value_of_another_version_is_refused() {
+        assert!(refusal(&StructValue::new(2)).contains("it is of version 2; possible here are 1 to 1"));
+    }
+}

@@ -45,4 +45,57 @@ pub use path::{FieldPath, NoPath, Step};
 pub use schema::{Description, FieldSchema, Schema, SchemaError, SchemaFault, SubsectionSchema, TypeFault, WireType};
 pub use schema_cbor::SchemaReadError;
 pub use value::{StructValue, Value};
-pub use vmstate_macros::{VmEnum, VmState};
+/// Lets a fieldless enum be a field of a state struct: implements [`trait@VmEnum`] and [`VmField`].
+///
+/// A variant is named in kebab-case, or `#[vmstate(name = "...")]`. Writer and reader match variants by name, so they
+/// may be reordered and added to. The first one stands for zero.
+pub use vmstate_macros::VmEnum;
+
+/// Describes a struct as state: implements [`trait@VmState`] and, for structs inside of it, [`VmField`].
+///
+/// ```
+/// use vmstate::state::{self, VmEnum, VmState};
+///
+/// #[derive(Clone, Copy, Debug, Default, PartialEq, VmEnum)]
+/// enum Trigger { #[default] Edge, Level }
+///
+/// #[derive(Clone, Debug, Default, PartialEq, VmState)]
+/// #[vmstate(name = "uart", version = 2)]
+/// struct Uart {
+///     divisor: u16,
+///     trigger: Trigger,
+///     #[vmstate(max = 16)]
+///     fifo: Vec<u8>,
+///     #[vmstate(since = 2, default = 0x60)]
+///     line_status: u8,
+/// }
+///
+/// let uart = Uart { divisor: 12, fifo: vec![b'x'], ..Uart::default() };
+/// let bytes = state::encode(Uart::schema(), &uart.to_value())?;
+/// let value = state::decode(Uart::schema(), &bytes)?;
+/// assert_eq!(Uart::from_value(&value)?, uart);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # The struct, `#[vmstate(...)]`
+///
+/// | attribute | meaning |
+/// | --- | --- |
+/// | `name = "..."` | the description's name, the struct's in kebab-case unless given |
+/// | `version = N` | the version that values are taken by, 1 unless given; a higher one is needed when the meaning of what is there changes, and makes older readers refuse |
+/// | `minimum_version = N` | the oldest version that can be loaded, 1 unless given |
+/// | `priority = N` | a higher one is loaded earlier, 0 unless given |
+///
+/// # The fields, `#[vmstate(...)]`
+///
+/// | attribute | meaning |
+/// | --- | --- |
+/// | `name = "..."` | the name in the description, the field's unless given: what keeps a field's old name when it is renamed |
+/// | `max = N` | the most elements (of a text: bytes) of a `Vec`, `VecDeque` or `String`, a `u32` |
+/// | `since = N` | the first version that has the field; it needs a default for older ones |
+/// | `default`, `default = EXPRESSION` | what it is when the writer does not have it |
+/// | `until = N` | the first version that no longer has the field: it is not saved, and is kept to load older versions |
+/// | `may_be_absent` | of an `Option<T>`: `None` is left out, so that a `T` of another version is the same field |
+/// | `subsection`, `subsection(needed = f)` | the field, which derives `VmState` and `Default`, is a subsection. With `needed`, a `fn(&Self) -> bool`, it is optional: sent only if that says so, and its default when not sent. An addition that older readers shall load is such a subsection, switched off by older machine versions |
+/// | `skip(reason = "...")` | it is no state; on load it is its default |
+pub use vmstate_macros::VmState;

@@ -484,3 +484,119 @@ pub enum TypeFault {
     #[error("its variant `{0}` is there twice, or its name has illegal characters")]
     Variant(Name),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_field(field: FieldSchema) -> Result<Schema, SchemaError> {
+        let description = Description {
+            version: 3,
+            minimum_version: 1,
+            fields: vec![field],
+            ..Description::new("uart")
+        };
+        description.check()
+    }
+
+    fn fault(field: FieldSchema) -> SchemaFault {
+        with_field(field).expect_err("it should be refused").fault
+    }
+
+    fn nested(levels: usize) -> WireType {
+        (0..levels).fold(WireType::U8, |of, _| WireType::Option(Box::new(of)))
+    }
+
+    fn array(of: WireType, len: u32) -> WireType {
+        WireType::Array { of: Box::new(of), len }
+    }
+
+    #[test]
+    fn a_field_that_some_version_lacks_needs_a_substitute() {
+        let late = FieldSchema {
+            since: 2,
+            ..FieldSchema::new("a", WireType::U8)
+        };
+        assert_eq!(fault(late.clone()), SchemaFault::NoDefault);
+        let retired = FieldSchema {
+            until: Some(2),
+            ..FieldSchema::new("a", WireType::U8)
+        };
+        assert_eq!(fault(retired), SchemaFault::NoDefault);
+        let default = Some(Value::Uint(1));
+        assert!(with_field(FieldSchema { default, ..late }).is_ok());
+    }
+
+    #[test]
+    fn a_default_is_a_value_of_its_field() {
+        let wide = FieldSchema {
+            default: Some(Value::Uint(256)),
+            ..FieldSchema::new("a", WireType::U8)
+        };
+        let error = with_field(wide).expect_err("256 is no u8");
+        assert_eq!(
+            error.to_string(),
+            "the description `uart`, field `a`, is ill-formed: its default does not fit: field .: 256 is no u8"
+        );
+    }
+
+    #[test]
+    fn a_field_lives_within_the_versions() {
+        for (since, until) in [(0, None), (4, None), (2, Some(2)), (1, Some(4))] {
+            let field = FieldSchema {
+                since,
+                until,
+                ..FieldSchema::new("a", WireType::U8)
+            };
+            let version = 3;
+            assert_eq!(fault(field), SchemaFault::Life { since, until, version });
+        }
+    }
+
+    #[test]
+    fn names_are_legal_and_unique() {
+        assert_eq!(fault(FieldSchema::new("a.b", WireType::U8)), SchemaFault::Name);
+        let twice = Description {
+            fields: vec![FieldSchema::new("a", WireType::U8)],
+            subsections: vec![SubsectionSchema {
+                name: "a".into(),
+                optional: true,
+                schema: Description::new("sub").check().expect("legal"),
+            }],
+            ..Description::new("uart")
+        };
+        assert_eq!(twice.check().map_err(|error| error.fault), Err(SchemaFault::Twice));
+        let nameless = Description::new("").check();
+        assert_eq!(nameless.map_err(|error| error.fault), Err(SchemaFault::Name));
+    }
+
+    #[test]
+    fn types_are_neither_empty_nor_bottomless() {
+        let refused = |wire| match fault(FieldSchema::new("a", wire)) {
+            SchemaFault::Type(fault) => fault,
+            other => panic!("{other}"),
+        };
+        assert_eq!(refused(array(WireType::U8, 0)), TypeFault::EmptyArray);
+        assert_eq!(
+            refused(WireType::Option(Box::new(array(WireType::U8, 0)))),
+            TypeFault::EmptyArray
+        );
+        assert_eq!(refused(WireType::Enum { variants: vec![] }), TypeFault::Variants(0));
+        let twice = vec!["edge".into(), "edge".into()];
+        assert_eq!(
+            refused(WireType::Enum { variants: twice }),
+            TypeFault::Variant("edge".into())
+        );
+        assert_eq!(refused(nested(Schema::MAX_DEPTH + 1)), TypeFault::Depth);
+        let five = (0..5).fold(WireType::U8, |of, _| array(of, 1));
+        assert_eq!(refused(five), TypeFault::Dimensions);
+        assert!(with_field(FieldSchema::new("a", nested(Schema::MAX_DEPTH))).is_ok());
+    }
+
+    #[test]
+    fn depth_counts_through_nested_structs() {
+        let inner = with_field(FieldSchema::new("a", nested(Schema::MAX_DEPTH))).expect("as deep as possible");
+        let wire = WireType::Struct(Box::new(inner));
+        assert_eq!(fault(FieldSchema::new("a", wire)), SchemaFault::Type(TypeFault::Depth));
+    }
+}

@@ -423,3 +423,116 @@ enum Known {
     Yes,
     No,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::schema;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn empty() -> Vec<u8> {
+        Description::new("a").check().expect("legal").to_cbor()
+    }
+
+    /// The record of an empty schema with one more key.
+    fn with_key(key: u8, value: &[u8]) -> Vec<u8> {
+        let mut record = empty();
+        record[0] += 1;
+        record.extend([&[key], value].concat());
+        record
+    }
+
+    #[test]
+    fn an_unknown_even_key_is_refused_by_name() {
+        let error = Schema::from_cbor(&with_key(12, &[1])).expect_err("it is critical");
+        let expected = SchemaReadError::UnknownKey {
+            part: "description",
+            key: 12,
+            offset: empty().len(),
+        };
+        assert_eq!(error, expected);
+        assert!(error.to_string().contains("the critical key 12 at byte "), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_odd_key_is_skipped_whatever_it_holds() {
+        for value in [&[1][..], &[0x82, 0xa1, 1, 2, 0x61, b'x'], &[0x9f, 1, 0xff]] {
+            assert_eq!(Schema::from_cbor(&with_key(13, value)), Schema::from_cbor(&empty()));
+        }
+    }
+
+    #[test]
+    fn keys_are_there_once_and_in_order() {
+        let swapped = [0xa2, 2, 1, 0, 0x61, b'a'];
+        let error = Schema::from_cbor(&swapped).expect_err("0 comes before 2");
+        assert!(
+            error.to_string().contains("key 0 is there twice or not in its place"),
+            "{error}"
+        );
+        let missing = Schema::from_cbor(&[0xa1, 0, 0x61, b'a']).expect_err("there is no version");
+        let expected = SchemaReadError::MissingKey {
+            part: "description",
+            key: 2,
+            offset: 4,
+        };
+        assert_eq!(missing, expected);
+    }
+
+    #[test]
+    fn bytes_left_over_are_refused() {
+        let error = Schema::from_cbor(&[empty(), vec![0]].concat()).expect_err("a byte too many");
+        assert!(error.to_string().contains("1 bytes are left over"), "{error}");
+    }
+
+    #[test]
+    fn nesting_ends_before_the_stack_does() {
+        let option = [0xa2, 0, OPTION, 2];
+        let head = [&[0xa6, 0, 0x61, b'a', 2, 1, 4, 1, 6, 0, 8, 0x81, 0xa2, 0, 0x61, b'f', 2][..]];
+        let bottomless = [&head.concat()[..], &option.repeat(100_000)].concat();
+        let error = Schema::from_cbor(&bottomless).expect_err("it has no bottom");
+        assert!(error.to_string().contains("deeper than 16 levels"), "{error}");
+    }
+
+    #[test]
+    fn an_ill_formed_schema_is_refused_although_its_record_is_in_order() {
+        let mut record = empty();
+        let version = record
+            .iter()
+            .position(|byte| *byte == 2)
+            .expect("the key of the version")
+            + 1;
+        record[version] = 0;
+        let error = Schema::from_cbor(&record).expect_err("versions start at 1");
+        assert!(matches!(error, SchemaReadError::IllFormed(_)), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_schema_reads_back(schema in schema()) {
+            prop_assert_eq!(Schema::from_cbor(&schema.to_cbor()), Ok(schema));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Schema::from_cbor(&bytes);
+        }
+
+        #[test]
+        fn damage_gives_a_legal_schema_or_an_error(
+            schema in schema(), at in any::<prop::sample::Index>(), to in any::<u8>(),
+        ) {
+            let mut bytes = schema.to_cbor();
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Ok(other) = Schema::from_cbor(&bytes) {
+                prop_assert_eq!(Schema::from_cbor(&other.to_cbor()), Ok(other));
+            }
+        }
+
+        #[test]
+        fn a_truncated_record_is_an_error(schema in schema(), at in any::<prop::sample::Index>()) {
+            let bytes = schema.to_cbor();
+            prop_assert!(Schema::from_cbor(&bytes[..at.index(bytes.len())]).is_err());
+        }
+    }
+}
