@@ -2,7 +2,7 @@
 //!
 //! What lives here: the records and the phases that every transfer is made of ([`record`], [`phases`]), what is said
 //! about a machine before its contents ([`hello`], [`header`], [`manifest`]), what the engine needs of a machine ([`vm`]),
-//! snapshot files and live migration. What does not: which accelerator runs the guest, and what the monitor says about it.
+//! snapshot files ([`snapshot`]) and live migration ([`precopy`]). What does not: which accelerator runs the guest, and what the monitor says about it.
 
 pub mod cancel;
 mod cbor;
