@@ -227,7 +227,7 @@ pub enum Event {
     },
     /// The migration or snapshot has reached this status.
     Migration(MigrationStatus),
-    /// [`Control::ending`] says how the VM ended; no event follows. The host leaves its event loop; clients of the monitor see the
+    /// [`Control::ending`] says how the VM ended; nothing but the end of its migration follows. Clients of the monitor see the
     /// connection end.
     Ended,
 }

@@ -1,14 +1,19 @@
 //! Holding a VM in the foreground: console, signals, monitor, event loop, and the end.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::json;
 
 use super::{error::CliError, exit::Exit, messages::Messages};
 use crate::{
+    clock::Clock,
     console::{Console, ConsoleHandle, ConsoleSpec},
-    control::{Control, Ending, Event, EventSink, ShutdownReason},
+    control::{Control, Ending, Event, EventSink, MigrationStatus, ShutdownReason},
     event_loop::{EventLoop, Interest, LoopHandle},
     monitor::{
         MonitorServer,
@@ -123,11 +128,12 @@ impl Foreground {
             messages.news("started", format_args!("this VM is called {name}{hint}"), fields);
         }
 
-        vm.subscribe(Arc::new(LeaveAtTheEnd(event_loop.handle())));
-        if vm.ending().is_some() {
-            // It ended before anybody was told.
-            event_loop.leave();
-        }
+        vm.subscribe(Arc::new(LeaveAtTheEnd {
+            event_loop: event_loop.handle(),
+            vm: Arc::downgrade(vm),
+        }));
+        // It may have ended before anybody was told.
+        leave_if_over(&mut event_loop, vm);
         let left = Arc::clone(vm);
         console.on_leave(move || left.quit(ShutdownReason::HostUi));
         let monitor = MonitorServer::start(listener, vm, &mut event_loop).map_err(CliError::Process)?;
@@ -150,14 +156,37 @@ impl Foreground {
     }
 }
 
-/// Has the loop return when the VM has ended, behind all events that came before.
-struct LeaveAtTheEnd(LoopHandle);
+/// Has the loop return when the VM has ended and its last migration too, behind all events that came before.
+struct LeaveAtTheEnd {
+    event_loop: LoopHandle,
+    vm: Weak<dyn Control>,
+}
 
 impl EventSink for LeaveAtTheEnd {
     fn event(&self, event: &Event) {
-        if *event == Event::Ended {
-            self.0.defer(EventLoop::leave);
+        if matches!(event, Event::Ended | Event::Migration(_)) {
+            let vm = Weak::clone(&self.vm);
+            self.event_loop.defer(move |event_loop| {
+                if let Some(vm) = vm.upgrade() {
+                    leave_if_over(event_loop, &vm);
+                }
+            });
         }
+    }
+}
+
+/// Leaves the loop if nothing more is to come. A VM that was handed over has ended while its migration is still about to tell how it went,
+/// which a client waits for.
+fn leave_if_over(event_loop: &mut EventLoop, vm: &Arc<dyn Control>) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    if vm.ending().is_none() {
+        return;
+    }
+    let migration = vm.query_migrate().status;
+    if migration == MigrationStatus::None || migration.is_final() {
+        event_loop.leave();
+    } else {
+        event_loop.after(&Clock::Realtime, PATIENCE, EventLoop::leave);
     }
 }
 
@@ -234,6 +263,23 @@ mod tests {
         let (result, _) = serve(|_, socket| {
             let mut client = Client::connect(&socket).expect("the monitor answers");
             client.execute("quit", json!({})).expect("answered");
+        });
+        assert_eq!(result.expect("served"), 0);
+    }
+
+    #[test]
+    fn a_migration_tells_how_it_went_although_the_guest_has_gone_already() {
+        let (result, _) = serve(|vm, socket| {
+            vm.migration.lock().status = MigrationStatus::Device;
+            let mut client = Client::connect(&socket).expect("the monitor answers");
+            vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
+            vm.migration.lock().status = MigrationStatus::Completed;
+            vm.hub.publish(&Event::Migration(MigrationStatus::Completed));
+            let event = client
+                .next_event(Duration::from_secs(10))
+                .expect("connected")
+                .expect("in time");
+            assert_eq!(event["data"]["status"], "completed");
         });
         assert_eq!(result.expect("served"), 0);
     }
