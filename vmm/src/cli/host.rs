@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use super::{error::CliError, exit::Exit, messages::Messages};
 use crate::{
     clock::Clock,
     console::{Console, ConsoleHandle, ConsoleSpec},
-    control::{Control, Ending, Event, EventSink, MigrationStatus, ShutdownReason},
+    control::{Control, Ending, Event, EventSink, ShutdownReason},
     event_loop::{EventLoop, Interest, LoopHandle},
     monitor::{
         MonitorServer,
@@ -128,12 +131,14 @@ impl Foreground {
             messages.news("started", format_args!("this VM is called {name}{hint}"), fields);
         }
 
-        vm.subscribe(Arc::new(LeaveAtTheEnd {
+        let watch = Arc::new(LeaveAtTheEnd {
             event_loop: event_loop.handle(),
             vm: Arc::downgrade(vm),
-        }));
+            migration_is_over: AtomicBool::new(false),
+        });
+        vm.subscribe(watch.clone());
         // It may have ended before anybody was told.
-        leave_if_over(&mut event_loop, vm);
+        watch.look();
         let left = Arc::clone(vm);
         console.on_leave(move || left.quit(ShutdownReason::HostUi));
         let monitor = MonitorServer::start(listener, vm, &mut event_loop).map_err(CliError::Process)?;
@@ -156,37 +161,40 @@ impl Foreground {
     }
 }
 
-/// Has the loop return when the VM has ended and its last migration too, behind all events that came before.
+/// Has the loop return when the VM has ended, behind all events that came before.
+///
+/// A guest that was handed over is gone before its migration has told how it went, and a client waits for that.
 struct LeaveAtTheEnd {
     event_loop: LoopHandle,
     vm: Weak<dyn Control>,
+    migration_is_over: AtomicBool,
 }
 
 impl EventSink for LeaveAtTheEnd {
     fn event(&self, event: &Event) {
-        if matches!(event, Event::Ended | Event::Migration(_)) {
-            let vm = Weak::clone(&self.vm);
-            self.event_loop.defer(move |event_loop| {
-                if let Some(vm) = vm.upgrade() {
-                    leave_if_over(event_loop, &vm);
-                }
-            });
+        match event {
+            Event::Migration(status) => self.migration_is_over.store(status.is_final(), Ordering::SeqCst),
+            Event::Ended => {}
+            _ => return,
         }
+        self.look();
     }
 }
 
-/// Leaves the loop if nothing more is to come. A VM that was handed over has ended while its migration is still about to tell how it went,
-/// which a client waits for.
-fn leave_if_over(event_loop: &mut EventLoop, vm: &Arc<dyn Control>) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    if vm.ending().is_none() {
-        return;
-    }
-    let migration = vm.query_migrate().status;
-    if migration == MigrationStatus::None || migration.is_final() {
-        event_loop.leave();
-    } else {
-        event_loop.after(&Clock::Realtime, PATIENCE, EventLoop::leave);
+impl LeaveAtTheEnd {
+    /// Has the loop look whether anything more is to come.
+    fn look(&self) {
+        /// A migration that never tells does not hold the process.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (vm, migration_is_over) = (Weak::clone(&self.vm), self.migration_is_over.load(Ordering::SeqCst));
+        self.event_loop
+            .defer(move |event_loop| match vm.upgrade().and_then(|vm| vm.ending()) {
+                None => {}
+                Some(Ending::HandedOver { .. }) if !migration_is_over => {
+                    event_loop.after(&Clock::Realtime, PATIENCE, EventLoop::leave);
+                }
+                Some(_) => event_loop.leave(),
+            });
     }
 }
 
@@ -219,7 +227,7 @@ fn conclude(ending: &Ending, name: &VmName, messages: Messages) -> Result<u8, Cl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fake_vm::FakeVm, monitor::client::Client, test_support::TempDir};
+    use crate::{control::MigrationStatus, fake_vm::FakeVm, monitor::client::Client, test_support::TempDir};
     use std::sync::mpsc;
 
     fn foreground(dir: &TempDir) -> Foreground {
@@ -270,7 +278,6 @@ mod tests {
     #[test]
     fn a_migration_tells_how_it_went_although_the_guest_has_gone_already() {
         let (result, _) = serve(|vm, socket| {
-            vm.migration.lock().status = MigrationStatus::Device;
             let mut client = Client::connect(&socket).expect("the monitor answers");
             vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
             vm.migration.lock().status = MigrationStatus::Completed;
