@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    control::{Control, Event, EventSink},
+    control::{Control, Event, EventSink, MigrationInfo},
     event_loop::{EventLoop, Interest, LoopHandle, Ready, SourceId},
     unix_socket::PrivateListener,
 };
@@ -126,7 +126,14 @@ impl EventSink for Sink {
             // How it went goes along with the news that it is over: where the guest has been handed over, this process ends
             // before anybody could ask.
             let result = match event {
-                Event::Migration(status) if status.is_final() => Some(replies::migration(&this.vm.query_migrate())),
+                Event::Migration(status) if status.is_final() => {
+                    // The account may lag behind the news.
+                    let account = MigrationInfo {
+                        status,
+                        ..this.vm.query_migrate()
+                    };
+                    Some(replies::migration(&account))
+                }
                 _ => None,
             };
             if let Some(line) = qmp::event(&event, at, result) {
@@ -512,6 +519,7 @@ mod tests {
             .expect("still connected")
             .expect("in time");
         assert_eq!(event["data"]["status"], "completed");
+        assert_eq!(event["data"]["x-tern-result"]["status"], "completed");
         assert_eq!(event["data"]["x-tern-result"]["x-tern-to"], "tcp:h:1");
     }
 }
