@@ -113,10 +113,17 @@ impl Console {
         self.terminal.is_some()
     }
 
-    /// Writes out what is queued, as long as the other side takes something every now and then; then restores the terminal.
+    /// Writes out what is queued, as long as the other side takes something every now and then; then closes the console.
     pub fn finish(self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         self.shared.output.lock().flush(PATIENCE);
+    }
+}
+
+impl Drop for Console {
+    /// Removes the socket, even if a device still holds its end; the terminal is restored by its own guard.
+    fn drop(&mut self) {
+        self.shared.input.lock().listener = None;
     }
 }
 
@@ -433,6 +440,19 @@ mod tests {
         let mut got = [0; 4];
         client.read_exact(&mut got).expect("the late output");
         assert_eq!(&got, b"late");
+    }
+
+    #[test]
+    fn the_socket_goes_with_the_console_although_the_device_has_its_end_still() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let mut event_loop = EventLoop::new().expect("an event loop");
+        let console = Console::open(&ConsoleSpec::Unix(path.clone()), &mut event_loop).expect("a fresh path");
+        let sink = console.handle().sink();
+        assert!(path.exists());
+        console.finish();
+        assert!(!path.exists());
+        assert_eq!(sink.try_write(b"late"), 4);
     }
 
     #[test]

@@ -166,12 +166,14 @@ impl Demo {
         let name = file.to_string_lossy().into_owned();
         let (said, took) = self.ask("saving the guest", &["snapshot", "demo", &name])?;
         let allocated = said["allocated"].as_u64().unwrap_or_default();
+        let pause = said["migration"]["x-tern-downtime-us"].as_u64().unwrap_or_default();
         self.tell(
             &format!(
-                "Saved it while it ran, in {took:.1?}: {} for {memory} of memory. It went on.",
-                Size(allocated)
+                "Saved it in {took:.1?}, {} for {memory} of memory. It stood still for {} and went on.",
+                Size(allocated),
+                millis(pause),
             ),
-            &json!({ "step": "snapshot", "seconds": took.as_secs_f64(), "allocated": allocated }),
+            &json!({ "step": "snapshot", "seconds": took.as_secs_f64(), "allocated": allocated, "downtime-us": pause }),
         );
         Ok(file)
     }
