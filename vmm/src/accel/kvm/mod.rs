@@ -22,6 +22,7 @@ pub mod apic;
 pub mod clock;
 mod compare;
 pub mod cpu;
+mod cpu_events;
 mod exit;
 pub mod i8254;
 pub mod i8259;

@@ -20,7 +20,7 @@ use vmstate::qom::Obj;
 use super::super::AccelError;
 use super::ioctl::GuestVm;
 use super::vcpu::Vcpu;
-use super::{apic, clock, cpu, i8254, i8259, ioapic, msr};
+use super::{apic, clock, cpu, cpu_events, i8254, i8259, ioapic, msr};
 
 /// A vCPU with the objects that stand for it.
 pub struct KvmCpu {
@@ -214,16 +214,16 @@ pub const ORDER: &[SyncRow] = &[
     SyncRow {
         what: "events",
         reason: "late, because writing registers drops them; read before registers, as they say what those mean",
-        read: Some(cpu::read_events),
-        write: Some(cpu::write_events),
+        read: Some(cpu_events::read),
+        write: Some(cpu_events::write),
         resume: None,
     },
     SyncRow {
         what: "MP states",
         reason: "read first, because KVM then takes INIT and SIPI that wait, which changes registers; written last, so \
                  that nothing starts before it is whole",
-        read: Some(cpu::read_mp_state),
-        write: Some(cpu::write_mp_state),
+        read: Some(cpu_events::read_mp_state),
+        write: Some(cpu_events::write_mp_state),
         resume: None,
     },
     SyncRow {
