@@ -51,6 +51,9 @@ impl MsrRow {
     }
 }
 
+/// The register of [`MsrState::misc_enable`].
+pub const MISC_ENABLE: u32 = 0x1a0;
+
 /// The rows that a VM with this table has, in the order in which they are read and written.
 pub fn rows_for(cpuid: &CpuidTable) -> impl Iterator<Item = &'static MsrRow> {
     MSRS.iter().filter(|row| row.is_needed(cpuid))
@@ -88,6 +91,14 @@ macro_rules! msrs {
             }
         }
 
+        impl MsrState {
+            /// The values after a reset of a processor whose values were `before`: what it is immune against stays.
+            #[must_use]
+            pub fn reset(before: &Self) -> Self {
+                Self { arch_capabilities: before.arch_capabilities, ..Self::default() }
+            }
+        }
+
         /// All registers, in the order in which they are read and written.
         pub const MSRS: &[MsrRow] = &[$(MsrRow {
             name: stringify!($name),
@@ -103,7 +114,8 @@ macro_rules! msrs {
 msrs! {
     arch_capabilities = 0x10a, MsrNeed::AnyOf(&["arch-capabilities"]), 0,
         "What the processor is immune against. First, as it decides which bits others may have.";
-    misc_enable = 0x1a0, MsrNeed::Always, 1, "Switches of the processor, fast strings among them.";
+    misc_enable = 0x1a0, MsrNeed::Always, 1,
+        "Switches of the processor, fast strings among them. What it is after reset differs between KVMs, so it is set.";
     hwcr = 0xc001_0015, AMD, 0, "AMD's hardware configuration.";
     pat = 0x277, MsrNeed::AnyOf(&["pat"]), 0x0007_0406_0007_0406, "The page attribute table.";
     sysenter_cs = 0x174, MsrNeed::AnyOf(&["sep"]), 0, "The code segment that SYSENTER loads.";

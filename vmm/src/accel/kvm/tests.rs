@@ -112,7 +112,7 @@ fn held(guest: &Guest) -> Vec<(CpuState, ApicState)> {
     (0..2).map(|id| (cpu(guest, id), apic(guest, id))).collect()
 }
 
-fn fields_that_differ(one: &[(CpuState, ApicState)], other: &[(CpuState, ApicState)]) -> Vec<String> {
+fn differences(one: &[(CpuState, ApicState)], other: &[(CpuState, ApicState)]) -> Vec<String> {
     let mut comparison = Comparison::new(true);
     for (one, other) in one.iter().zip(other) {
         comparison.object("cpu", &one.0, &other.0);
@@ -121,7 +121,7 @@ fn fields_that_differ(one: &[(CpuState, ApicState)], other: &[(CpuState, ApicSta
     comparison
         .found()
         .into_iter()
-        .map(|difference| difference.field)
+        .map(|difference| difference.to_string())
         .collect()
 }
 
@@ -244,10 +244,10 @@ fn a_reset_undoes_everything() {
     guest.run();
     assert_eq!(guest.hear(), Heard::Byte(0x42));
     guest.accel.pause().expect("pauses");
-    assert_ne!(fields_that_differ(&fresh, &held(&guest)), [""; 0]);
+    assert_ne!(differences(&fresh, &held(&guest)), [""; 0]);
     guest.accel.reset(&Guest::boot()).expect("resets");
     assert_eq!(guest.accel.readback_compare().expect("reads"), []);
-    assert_eq!(fields_that_differ(&fresh, &held(&guest)), [""; 0]);
+    assert_eq!(differences(&fresh, &held(&guest)), [""; 0]);
 }
 
 #[test]

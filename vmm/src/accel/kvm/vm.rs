@@ -9,7 +9,7 @@ use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_model::{self, CpuModel, HostCpu, ModelTable};
 use hw::i386::cpu_state::CpuState;
 use hw::i386::cpuid::{CpuidTable, LEAF_FEATURES, has_subleaves};
-use hw::i386::msr;
+use hw::i386::msr::{self, MsrState};
 use hw::intc::apic::{Apic, ApicState};
 use hw::memory::AddressSpace;
 use hw::timer::clock::TimePolicy;
@@ -283,6 +283,7 @@ impl Accelerator for KvmVm {
                 },
                 apic: ApicState::reset(cpu.vcpu.apic_id(), bootstrap),
             };
+            held.cpu.msrs = MsrState::reset(&cpu.cpu.state().lock().msrs);
             held.cpu.general.rdx = cpu.cpuid.get(LEAF_FEATURES, 0).map_or(0, |entry| entry.eax.into());
             held
         });
@@ -294,13 +295,12 @@ impl Accelerator for KvmVm {
             ..HeldState::default()
         };
         if machine.phase == Phase::Fresh {
-            // What KVM has just made is in its state after reset, but for what it did not know yet: the processors'
-            // signature, and where the kernel begins.
-            if let Some((cpu, held)) = cx.each(&held).next() {
-                cpu::set_system(cpu, &held.cpu.system)?;
-            }
+            // What KVM has just made is in its state after reset, but for where the kernel begins and for what differs
+            // between versions of KVM.
             for (cpu, held) in cx.each(&held) {
+                cpu::set_system(cpu, &held.cpu.system)?;
                 cpu::set_general(cpu, &held.cpu.general)?;
+                super::msr::set(cpu.vcpu.handle().fd(), msr::MISC_ENABLE, held.cpu.msrs.misc_enable);
             }
             return Ok(());
         }
