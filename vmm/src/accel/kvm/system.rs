@@ -1,7 +1,8 @@
 //! The host's KVM as such: what is asked of `/dev/kvm` before there is a VM.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use hw::i386::cpuid::{CpuidEntry, CpuidTable};
 use hw::i386::xsave::XsaveLayout;
@@ -14,12 +15,14 @@ use kvm_ioctls::{Kvm, VmFd};
 use super::super::AccelError;
 use super::refused;
 
-/// An open `/dev/kvm`, and what it said about the host.
+/// An open `/dev/kvm`.
 pub struct KvmSystem {
-    kvm: Kvm,
-    /// Read when first needed: a VM that is restored from a snapshot never asks before it runs.
-    supported: OnceLock<CpuidTable>,
+    kvm: Arc<Kvm>,
 }
+
+/// What KVM supports on this host, or the error with which it refused to tell: a fact of the host, the same for all VMs
+/// of the process. Where Tern runs in a virtual machine itself, to ask takes as long as to make a VM.
+static SUPPORTED: OnceLock<Result<CpuidTable, i32>> = OnceLock::new();
 
 /// What Tern cannot do without: the number of the capability, and what it is for people.
 const REQUIRED: &[(u32, &str)] = &[
@@ -42,10 +45,15 @@ impl KvmSystem {
                 "/dev/kvm speaks version {version} of its interface, and Tern version {KVM_API_VERSION}"
             )));
         }
-        Ok(Self {
-            kvm,
-            supported: OnceLock::new(),
-        })
+        let kvm = Arc::new(kvm);
+        if SUPPORTED.get().is_none() {
+            // Asked ahead, while this thread makes the VM; who needs the answer waits for it, or asks if this fails.
+            let kvm = Arc::clone(&kvm);
+            let _ = thread::Builder::new()
+                .name("kvm-cpuid".to_owned())
+                .spawn(move || supported(&kvm));
+        }
+        Ok(Self { kvm })
     }
 
     /// Makes a VM without anything in it.
@@ -78,29 +86,33 @@ impl KvmSystem {
     }
 
     /// What KVM can give to guests on this host.
-    pub fn supported(&self) -> Result<&CpuidTable, AccelError> {
-        if let Some(table) = self.supported.get() {
-            return Ok(table);
-        }
-        let entries = self
-            .kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(|error| refused("to tell which processor features it supports", error))?;
-        let table = CpuidTable::new(entries.as_slice().iter().map(|entry| CpuidEntry {
-            leaf: entry.function,
-            subleaf: entry.index,
-            eax: entry.eax,
-            ebx: entry.ebx,
-            ecx: entry.ecx,
-            edx: entry.edx,
-        }));
-        Ok(self.supported.get_or_init(|| table))
+    pub fn supported(&self) -> Result<&'static CpuidTable, AccelError> {
+        supported(&self.kvm).as_ref().map_err(|errno| {
+            let error = io::Error::from_raw_os_error(*errno);
+            refused("to tell which processor features it supports", error)
+        })
     }
 
     /// Where the host keeps components of an XSAVE area.
     pub fn xsave_layout(&self) -> Result<XsaveLayout, AccelError> {
         Ok(XsaveLayout::of_host(self.supported()?))
     }
+}
+
+fn supported(kvm: &Kvm) -> &'static Result<CpuidTable, i32> {
+    SUPPORTED.get_or_init(|| {
+        let entries = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(|error| error.errno())?;
+        Ok(CpuidTable::new(entries.as_slice().iter().map(|entry| CpuidEntry {
+            leaf: entry.function,
+            subleaf: entry.index,
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+        })))
+    })
 }
 
 /// Why `/dev/kvm` cannot be opened, with the remedy.
