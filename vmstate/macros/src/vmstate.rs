@@ -3,14 +3,18 @@
 //! What the attributes mean is documented where `vmstate` re-exports the derives. Here they are parsed, mistakes are
 //! reported at the attribute that makes them, and code is written that calls `vmstate::state::derived`.
 
+mod enums;
+mod marks;
+
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::ext::IdentExt;
-use syn::meta::ParseNestedMeta;
 use syn::{
-    Attribute, Data, DeriveInput, Error, Expr, Field, Fields, GenericArgument, Ident, LitInt, LitStr, Path,
-    PathArguments, Result, Type,
+    Data, DeriveInput, Error, Expr, Field, Fields, GenericArgument, Ident, LitStr, Path, PathArguments, Result, Type,
 };
+
+pub(crate) use self::enums::derive_enum;
+use self::marks::{Container, Marks, refuse_generics};
 
 /// Writes the impls of `VmState` and `VmField` for a struct.
 pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
@@ -99,116 +103,6 @@ pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
-/// Writes the impls of `VmEnum` and `VmField` for a fieldless enum.
-pub(crate) fn derive_enum(input: &DeriveInput) -> Result<TokenStream> {
-    refuse_generics(input)?;
-    let Data::Enum(data) = &input.data else {
-        return Err(Error::new_spanned(
-            &input.ident,
-            "VmEnum is for fieldless enums; a struct derives VmState",
-        ));
-    };
-    if data.variants.is_empty() {
-        return Err(Error::new_spanned(
-            &input.ident,
-            "an enum without variants has no values to save",
-        ));
-    }
-    let (mut idents, mut names) = (Vec::new(), Vec::<LitStr>::new());
-    for variant in &data.variants {
-        if !matches!(variant.fields, Fields::Unit) {
-            return Err(Error::new_spanned(
-                variant,
-                "a variant with fields cannot be saved; use a struct beside the enum",
-            ));
-        }
-        let mut name = None;
-        each_attribute(&variant.attrs, &mut |meta| match () {
-            () if meta.path.is_ident("name") => set(&mut name, &meta, literal_name(&meta)?),
-            () => Err(meta.error("unknown attribute; a variant may have `name = \"...\"`")),
-        })?;
-        let name = name.unwrap_or_else(|| LitStr::new(&kebab_case(&variant.ident), variant.ident.span()));
-        if names.iter().any(|other| other.value() == name.value()) {
-            return Err(Error::new(
-                name.span(),
-                format!("two variants are named `{}`", name.value()),
-            ));
-        }
-        idents.push(&variant.ident);
-        names.push(name);
-    }
-    let ident = &input.ident;
-    Ok(quote! {
-        #[automatically_derived]
-        impl ::vmstate::state::VmEnum for #ident {
-            const VARIANTS: &'static [&'static str] = &[#(#names),*];
-
-            fn variant(&self) -> &'static str {
-                match self { #(Self::#idents => #names),* }
-            }
-
-            fn from_variant(name: &str) -> ::std::option::Option<Self> {
-                match name {
-                    #(#names => ::std::option::Option::Some(Self::#idents),)*
-                    _ => ::std::option::Option::None,
-                }
-            }
-        }
-
-        #[automatically_derived]
-        impl ::vmstate::state::VmField for #ident {
-            fn wire_type() -> ::vmstate::state::WireType {
-                ::vmstate::state::derived::enum_wire_type::<Self>()
-            }
-
-            fn to_value(&self) -> ::vmstate::state::Value {
-                ::vmstate::state::derived::enum_to_value(self)
-            }
-
-            fn from_value(
-                value: &::vmstate::state::Value,
-            ) -> ::std::result::Result<Self, ::vmstate::state::StateError> {
-                ::vmstate::state::derived::enum_from_value(value)
-            }
-        }
-    })
-}
-
-/// What the attributes of the struct say.
-struct Container {
-    name: LitStr,
-    version: u32,
-    minimum_version: u32,
-    priority: Expr,
-}
-
-impl Container {
-    fn parse(input: &DeriveInput) -> Result<Self> {
-        let (mut name, mut version, mut minimum_version, mut priority) = (None, None, None, None);
-        each_attribute(&input.attrs, &mut |meta| match () {
-            () if meta.path.is_ident("name") => set(&mut name, &meta, meta.value()?.parse::<LitStr>()?),
-            () if meta.path.is_ident("version") => set(&mut version, &meta, number(&meta)?),
-            () if meta.path.is_ident("minimum_version") => set(&mut minimum_version, &meta, number(&meta)?),
-            () if meta.path.is_ident("priority") => set(&mut priority, &meta, meta.value()?.parse()?),
-            () => Err(meta.error("unknown attribute; a struct may have name, version, minimum_version, priority")),
-        })?;
-        let version = version.unwrap_or(1);
-        let minimum_version = minimum_version.unwrap_or(1);
-        if !(1..=version).contains(&minimum_version) {
-            return Err(Error::new_spanned(
-                &input.ident,
-                format!("versions start at 1, and minimum_version ({minimum_version}) is at most version ({version})"),
-            ));
-        }
-        Ok(Self {
-            name: name.unwrap_or_else(|| LitStr::new(&kebab_case(&input.ident), input.ident.span())),
-            version,
-            minimum_version,
-            priority: priority.unwrap_or_else(|| syn::parse_quote!(0)),
-        })
-    }
-}
-
 /// One field of the struct, and what becomes of it.
 struct Member<'a> {
     ident: &'a Ident,
@@ -233,68 +127,6 @@ struct Described<'a> {
     until: Option<u32>,
     may_be_absent: bool,
     default: Option<Expr>,
-}
-
-/// The attributes of a field, as they are written.
-#[derive(Default)]
-struct Marks {
-    name: Option<LitStr>,
-    since: Option<u32>,
-    until: Option<u32>,
-    default: Option<Option<Expr>>,
-    may_be_absent: Option<()>,
-    max: Option<Expr>,
-    subsection: Option<Option<Path>>,
-    skip: Option<()>,
-}
-
-impl Marks {
-    fn parse(field: &Field) -> Result<Self> {
-        let mut marks = Self::default();
-        each_attribute(&field.attrs, &mut |meta| match () {
-            () if meta.path.is_ident("name") => set(&mut marks.name, &meta, literal_name(&meta)?),
-            () if meta.path.is_ident("since") => set(&mut marks.since, &meta, number(&meta)?),
-            () if meta.path.is_ident("until") => set(&mut marks.until, &meta, number(&meta)?),
-            () if meta.path.is_ident("max") => set(&mut marks.max, &meta, meta.value()?.parse()?),
-            () if meta.path.is_ident("may_be_absent") => set(&mut marks.may_be_absent, &meta, ()),
-            () if meta.path.is_ident("default") => {
-                let given = meta.input.peek(syn::Token![=]);
-                let default = if given { Some(meta.value()?.parse()?) } else { None };
-                set(&mut marks.default, &meta, default)
-            }
-            () if meta.path.is_ident("subsection") => {
-                let mut needed = None;
-                if meta.input.peek(syn::token::Paren) {
-                    meta.parse_nested_meta(|inner| match () {
-                        () if inner.path.is_ident("needed") => set(&mut needed, &inner, inner.value()?.parse()?),
-                        () => Err(inner.error("a subsection may have `needed = path::to::function`")),
-                    })?;
-                }
-                set(&mut marks.subsection, &meta, needed)
-            }
-            () if meta.path.is_ident("skip") => {
-                let mut reason = None;
-                meta.parse_nested_meta(|inner| match () {
-                    () if inner.path.is_ident("reason") => set(&mut reason, &inner, inner.value()?.parse::<LitStr>()?),
-                    () => Err(inner.error("to skip a field takes `reason = \"...\"` and nothing else")),
-                })?;
-                if reason.is_none_or(|reason| reason.value().trim().is_empty()) {
-                    return Err(meta.error("why is this field no state? say `skip(reason = \"...\")`"));
-                }
-                set(&mut marks.skip, &meta, ())
-            }
-            () => Err(meta.error(
-                "unknown attribute; a field may have name, since, until, default, may_be_absent, max, subsection, skip",
-            )),
-        })?;
-        Ok(marks)
-    }
-
-    /// Whether anything is said that only makes sense for a field of the description.
-    fn describe_a_field(&self) -> bool {
-        let versions = self.since.is_some() || self.until.is_some();
-        versions || self.default.is_some() || self.may_be_absent.is_some() || self.max.is_some()
-    }
 }
 
 impl<'a> Member<'a> {
@@ -495,47 +327,6 @@ fn option_contents(ty: &Type) -> Option<&Type> {
     }
 }
 
-fn each_attribute(attrs: &[Attribute], logic: &mut dyn FnMut(ParseNestedMeta) -> Result<()>) -> Result<()> {
-    let mut ours = attrs.iter().filter(|attr| attr.path().is_ident("vmstate"));
-    ours.try_for_each(|attr| attr.parse_nested_meta(&mut *logic))
-}
-
-fn set<T>(slot: &mut Option<T>, meta: &ParseNestedMeta, value: T) -> Result<()> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(meta.error("this attribute is given twice")),
-    }
-}
-
-fn number(meta: &ParseNestedMeta) -> Result<u32> {
-    meta.value()?.parse::<LitInt>()?.base10_parse()
-}
-
-/// The wire name of a field or variant, which a path of names must be able to hold.
-fn literal_name(meta: &ParseNestedMeta) -> Result<LitStr> {
-    let name: LitStr = meta.value()?.parse()?;
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if (1..=64).contains(&name.value().len()) && name.value().chars().all(legal) {
-        Ok(name)
-    } else {
-        Err(Error::new(
-            name.span(),
-            "a name is 1 to 64 ASCII letters, digits, `-` and `_`",
-        ))
-    }
-}
-
-fn refuse_generics(input: &DeriveInput) -> Result<()> {
-    if input.generics.params.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new_spanned(
-            &input.generics,
-            "a state has one description, so its type has no parameters",
-        ))
-    }
-}
-
 fn refuse_duplicates(fields: &[Member]) -> Result<()> {
     for (i, field) in fields.iter().enumerate() {
         let described = |member: &Member| !matches!(member.role, Role::Skipped);
@@ -550,20 +341,9 @@ fn refuse_duplicates(fields: &[Member]) -> Result<()> {
     Ok(())
 }
 
-/// `RtcState` as `rtc-state`, `X86Cpu` as `x86-cpu`.
-fn kebab_case(ident: &Ident) -> String {
-    let mut kebab = String::new();
-    for c in ident.unraw().to_string().chars() {
-        if c.is_ascii_uppercase() && !kebab.is_empty() {
-            kebab.push('-');
-        }
-        kebab.push(if c == '_' { '-' } else { c.to_ascii_lowercase() });
-    }
-    kebab
-}
-
 #[cfg(test)]
 mod tests {
+    use super::marks::kebab_case;
     use super::*;
     use syn::parse_quote;
 

@@ -1,13 +1,15 @@
 //! From the writer's description to the reader's.
 
-use super::compare::{Condition, Obstacle, Verdict, counterpart, loss_of_field, loss_of_subsection, version_obstacle};
+use super::compare::{counterpart, loss_of_field, loss_of_subsection, version_obstacle};
 use super::error::StateError;
 use super::fields::wrong_kind;
 use super::name::Name;
 use super::path::{FieldPath, Step};
 use super::relation::Relation;
-use super::schema::{Schema, WireType};
+use super::schema::Schema;
 use super::value::{StructValue, Value};
+use super::verdict::{Condition, Obstacle, Verdict};
+use super::wire_type::WireType;
 
 /// A value that the reader cannot load.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

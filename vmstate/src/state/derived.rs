@@ -5,8 +5,9 @@ use super::error::{Mismatch, StateError};
 use super::fields::wrong_kind;
 use super::name::Name;
 use super::path::Step;
-use super::schema::{Description, FieldSchema, Schema, SubsectionSchema, WireType};
+use super::schema::{Description, FieldSchema, Schema, SubsectionSchema};
 use super::value::{StructValue, Value};
+use super::wire_type::WireType;
 
 /// The schema of a derived description.
 ///
@@ -120,7 +121,7 @@ pub fn enum_from_value<E: VmEnum>(value: &Value) -> Result<E, StateError> {
 
 /// How a field is read and written: by itself, or together with the bound that its attribute gives.
 ///
-/// The derive passes a field's bound as `()` or `Max<N>`, so that one form of generated code serves both.
+/// The derive names a form as `Plain` or `Max<N>`, so that one form of generated code serves both.
 pub trait FieldForm<T> {
     /// How the field is written.
     fn wire_type() -> WireType;

@@ -1,8 +1,9 @@
 //! What a Rust type implements to be state: derived for structs and enums, given for plain types.
 
 use super::error::StateError;
-use super::schema::{Schema, WireType};
+use super::schema::Schema;
 use super::value::{StructValue, Value};
+use super::wire_type::WireType;
 
 /// A struct that is the state of an object, or a part of it. Derived; see [`macro@crate::VmState`].
 pub trait VmState: Sized {

@@ -20,8 +20,9 @@ use super::error::{Mismatch, StateError};
 use super::fields::{check_len, wrong_kind};
 use super::name::Name;
 use super::path::Step;
-use super::schema::{FieldSchema, Schema, WireType};
+use super::schema::{FieldSchema, Schema};
 use super::value::{StructValue, Value};
+use super::wire_type::WireType;
 
 /// A value that its schema cannot write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

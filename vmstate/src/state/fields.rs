@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::description::{VmField, VmSequence};
 use super::error::{Mismatch, StateError};
 use super::path::Step;
-use super::schema::WireType;
 use super::value::Value;
+use super::wire_type::WireType;
 
 /// The error for a value of another kind than the one that belongs there.
 pub(super) fn wrong_kind(expected: impl Into<String>, found: &Value) -> StateError {

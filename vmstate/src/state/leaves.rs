@@ -6,8 +6,9 @@
 use std::fmt;
 
 use super::path::{FieldPath, Step};
-use super::schema::{Schema, WireType};
+use super::schema::Schema;
 use super::value::{StructValue, Value};
+use super::wire_type::WireType;
 
 /// A path at which a value has no leaf.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@
 mod adapt;
 mod compare;
 mod decode;
+mod decode_error;
 #[doc(hidden)]
 pub mod derived;
 mod description;
@@ -29,27 +30,34 @@ mod path;
 mod relation;
 mod schema;
 mod schema_cbor;
+mod schema_error;
 #[cfg(test)]
 mod testing;
 mod value;
+mod verdict;
+mod wire_type;
 
 pub use adapt::{AdaptError, Refusal, adapt};
-pub use compare::{Comparison, Condition, FieldVerdict, Obstacle, Verdict, compare};
-pub use decode::{DecodeError, DecodeFault, decode};
+pub use compare::compare;
+pub use decode::decode;
+pub use decode_error::{DecodeError, DecodeFault};
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
 pub use error::{Mismatch, StateError};
 pub use leaves::{FieldDiff, NoLeaf, diff};
 pub use name::Name;
 pub use path::{FieldPath, NoPath, Step};
-pub use schema::{Description, FieldSchema, Schema, SchemaError, SchemaFault, SubsectionSchema, TypeFault, WireType};
+pub use schema::{Description, FieldSchema, Schema, SubsectionSchema};
 pub use schema_cbor::SchemaReadError;
+pub use schema_error::{SchemaError, SchemaFault, TypeFault};
 pub use value::{StructValue, Value};
+pub use verdict::{Comparison, Condition, FieldVerdict, Obstacle, Verdict};
 /// Lets a fieldless enum be a field of a state struct: implements [`trait@VmEnum`] and [`VmField`].
 ///
 /// A variant is named in kebab-case, or `#[vmstate(name = "...")]`. Writer and reader match variants by name, so they
 /// may be reordered and added to. The first one stands for zero.
 pub use vmstate_macros::VmEnum;
+pub use wire_type::WireType;
 
 /// Describes a struct as state: implements [`trait@VmState`] and, for structs inside of it, [`VmField`].
 ///

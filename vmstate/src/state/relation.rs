@@ -3,8 +3,9 @@
 //! [`compare`](super::compare()) reads it to predict and [`adapt`](super::adapt()) to act, so that the two cannot come
 //! apart.
 
-use super::compare::{Condition, Obstacle, Verdict};
-use super::schema::{Schema, WireType};
+use super::schema::Schema;
+use super::verdict::{Condition, Obstacle, Verdict};
+use super::wire_type::WireType;
 
 /// How values of one type turn into values of another.
 pub(super) enum Relation<'a> {

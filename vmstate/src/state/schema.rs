@@ -5,144 +5,10 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::encode::encode_default;
-use super::error::StateError;
 use super::name::Name;
+use super::schema_error::{SchemaError, SchemaFault, TypeFault};
 use super::value::Value;
-
-/// How a field is written.
-///
-/// Every type takes at least one byte on the wire, so a count that a stream claims is bounded by the bytes that follow
-/// it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WireType {
-    /// A truth value, one byte.
-    Bool,
-    /// An unsigned integer of 8 bits.
-    U8,
-    /// An unsigned integer of 16 bits.
-    U16,
-    /// An unsigned integer of 32 bits.
-    U32,
-    /// An unsigned integer of 64 bits.
-    U64,
-    /// A signed integer of 8 bits.
-    I8,
-    /// A signed integer of 16 bits.
-    I16,
-    /// A signed integer of 32 bits.
-    I32,
-    /// A signed integer of 64 bits.
-    I64,
-    /// A floating-point number of 64 bits.
-    F64,
-    /// A run of bytes of variable length.
-    Bytes {
-        /// The most bytes there can be.
-        max: u32,
-    },
-    /// A text in UTF-8.
-    Str {
-        /// The most bytes (not characters) there can be.
-        max: u32,
-    },
-    /// A fixed number of elements. One of [`WireType::U8`] is a run of bytes.
-    Array {
-        /// The type of each element.
-        of: Box<WireType>,
-        /// How many there are; at least one.
-        len: u32,
-    },
-    /// A variable number of elements.
-    Seq {
-        /// The type of each element.
-        of: Box<WireType>,
-        /// The most elements there can be.
-        max: u32,
-    },
-    /// A nested struct, which carries its own version.
-    Struct(Box<Schema>),
-    /// Something or nothing.
-    Option(Box<WireType>),
-    /// The variant of a fieldless enum: an index into this schema's variants on the wire, a name everywhere else.
-    Enum {
-        /// The variants, in the order of their indices; the first is the one that stands for zero.
-        variants: Vec<Name>,
-    },
-}
-
-impl WireType {
-    /// How many levels of types lie below this one.
-    fn depth(&self) -> usize {
-        match self {
-            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => 1 + of.depth(),
-            Self::Struct(schema) => 1 + schema.depth(),
-            _ => 0,
-        }
-    }
-
-    /// In how many dimensions this is an array of fixed size.
-    fn dimensions(&self) -> usize {
-        match self {
-            Self::Array { of, .. } => 1 + of.dimensions(),
-            _ => 0,
-        }
-    }
-
-    fn check(&self) -> Result<(), TypeFault> {
-        if self.dimensions() > Schema::MAX_DIMENSIONS {
-            return Err(TypeFault::Dimensions);
-        }
-        match self {
-            Self::Array { len: 0, .. } => Err(TypeFault::EmptyArray),
-            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => of.check(),
-            Self::Enum { variants } => {
-                let mut seen = HashSet::new();
-                if variants.is_empty() || variants.len() > Schema::MAX_VARIANTS {
-                    return Err(TypeFault::Variants(variants.len()));
-                }
-                match variants.iter().find(|v| !v.is_field_name() || !seen.insert(v.as_str())) {
-                    Some(bad) => Err(TypeFault::Variant(bad.clone())),
-                    None => Ok(()),
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether a value of this type is a run of bytes.
-    pub(super) fn is_byte(&self) -> bool {
-        matches!(self, Self::U8)
-    }
-}
-
-impl fmt::Display for WireType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bool => f.write_str("bool"),
-            Self::U8 => f.write_str("u8"),
-            Self::U16 => f.write_str("u16"),
-            Self::U32 => f.write_str("u32"),
-            Self::U64 => f.write_str("u64"),
-            Self::I8 => f.write_str("i8"),
-            Self::I16 => f.write_str("i16"),
-            Self::I32 => f.write_str("i32"),
-            Self::I64 => f.write_str("i64"),
-            Self::F64 => f.write_str("f64"),
-            Self::Bytes { max } => write!(f, "bytes up to {max}"),
-            Self::Str { max } => write!(f, "text up to {max}"),
-            Self::Array { of, len } => write!(f, "[{of}; {len}]"),
-            Self::Seq { of, max } => write!(f, "up to {max} of {of}"),
-            Self::Struct(schema) => write!(f, "{}", schema.name),
-            Self::Option(of) => write!(f, "optional {of}"),
-            Self::Enum { variants } => {
-                for (i, variant) in variants.iter().enumerate() {
-                    write!(f, "{}{variant}", if i == 0 { "" } else { "|" })?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
+use super::wire_type::WireType;
 
 /// What a schema says of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,7 +172,7 @@ impl Description {
         misfit.map(|error| SchemaFault::Default(Box::new(error)))
     }
 
-    fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         let fields = self.fields.iter().map(|field| field.wire.depth());
         let subsections = self.subsections.iter().map(|subsection| 1 + subsection.schema.depth());
         fields.chain(subsections).max().unwrap_or(0)
@@ -382,17 +248,6 @@ impl Schema {
     }
 }
 
-impl WireType {
-    /// The schema of the struct that this is, or is made of.
-    fn nested(&self) -> Option<&Schema> {
-        match self {
-            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => of.nested(),
-            Self::Struct(schema) => Some(schema),
-            _ => None,
-        }
-    }
-}
-
 impl Deref for Schema {
     type Target = Description;
 
@@ -410,79 +265,6 @@ impl fmt::Display for Schema {
         }
         self.print(f, 2)
     }
-}
-
-/// A description that cannot be a schema.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the description `{description}`{} is ill-formed: {fault}", .field.as_ref().map(|field| format!(", field `{field}`,")).unwrap_or_default())]
-pub struct SchemaError {
-    /// The description.
-    pub description: Name,
-    /// The field that is at fault, if it is one.
-    pub field: Option<Name>,
-    /// What is wrong.
-    pub fault: SchemaFault,
-}
-
-/// What is wrong with a description.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SchemaFault {
-    /// A name that is empty, too long, or has characters that a path gives a meaning.
-    #[error("its name is empty, longer than {} bytes, or has illegal characters", Name::MAX_LEN)]
-    Name,
-    /// Two fields or subsections of one name.
-    #[error("its name is used twice")]
-    Twice,
-    /// The minimum version is no version, or above the current one.
-    #[error("it loads from version {minimum} on, and its version is {version}")]
-    Versions {
-        /// The current version.
-        version: u32,
-        /// The oldest that it claims to load.
-        minimum: u32,
-    },
-    /// A field that lives at no version.
-    #[error("it is there from version {since} {}, in a description of version {version}", .until.map_or_else(|| "on".to_owned(), |until| format!("until {until}")))]
-    Life {
-        /// The first version with the field.
-        since: u32,
-        /// The first version without it.
-        until: Option<u32>,
-        /// The description's version.
-        version: u32,
-    },
-    /// A field that may be absent needs no default, and could not tell the two apart.
-    #[error("it may be absent and has a default; only one of the two is possible")]
-    AbsentAndDefault,
-    /// A field that some loadable version lacks has no default.
-    #[error("some version that can be loaded lacks it, and it has no default")]
-    NoDefault,
-    /// The default is no value of the field's type.
-    #[error("its default does not fit: {0}")]
-    Default(Box<StateError>),
-    /// The type is empty, unbounded or ambiguous.
-    #[error("{0}")]
-    Type(TypeFault),
-}
-
-/// What is wrong with a type.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TypeFault {
-    /// Types nested too deep.
-    #[error("its types are nested deeper than {} levels", Schema::MAX_DEPTH)]
-    Depth,
-    /// An array of too many dimensions.
-    #[error("its array has more than {} dimensions", Schema::MAX_DIMENSIONS)]
-    Dimensions,
-    /// An array without elements.
-    #[error("its array has no elements, and would take no bytes")]
-    EmptyArray,
-    /// An enum with no or too many variants.
-    #[error("its enum has {0} variants; there must be 1 to {max}", max = Schema::MAX_VARIANTS)]
-    Variants(usize),
-    /// A variant whose name is illegal or used twice.
-    #[error("its variant `{0}` is there twice, or its name has illegal characters")]
-    Variant(Name),
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ use minicbor::encode::{Encoder, Error as PutError};
 use super::decode::decode_default;
 use super::encode::encode_default;
 use super::name::Name;
-use super::schema::{Description, FieldSchema, Schema, SchemaError, SubsectionSchema, WireType};
+use super::schema::{Description, FieldSchema, Schema, SubsectionSchema};
+use super::schema_error::SchemaError;
+use super::wire_type::WireType;
 
 /// Bytes that are no schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,155 @@
+//! The attributes, parsed: `#[vmstate(...)]` on a struct and on its fields.
+
+use syn::ext::IdentExt;
+use syn::meta::ParseNestedMeta;
+use syn::{Attribute, DeriveInput, Error, Expr, Field, Ident, LitInt, LitStr, Path, Result};
+
+/// What the attributes of the struct say.
+pub(super) struct Container {
+    pub(super) name: LitStr,
+    pub(super) version: u32,
+    pub(super) minimum_version: u32,
+    pub(super) priority: Expr,
+}
+
+impl Container {
+    pub(super) fn parse(input: &DeriveInput) -> Result<Self> {
+        let (mut name, mut version, mut minimum_version, mut priority) = (None, None, None, None);
+        each_attribute(&input.attrs, &mut |meta| match () {
+            () if meta.path.is_ident("name") => set(&mut name, &meta, meta.value()?.parse::<LitStr>()?),
+            () if meta.path.is_ident("version") => set(&mut version, &meta, number(&meta)?),
+            () if meta.path.is_ident("minimum_version") => set(&mut minimum_version, &meta, number(&meta)?),
+            () if meta.path.is_ident("priority") => set(&mut priority, &meta, meta.value()?.parse()?),
+            () => Err(meta.error("unknown attribute; a struct may have name, version, minimum_version, priority")),
+        })?;
+        let version = version.unwrap_or(1);
+        let minimum_version = minimum_version.unwrap_or(1);
+        if !(1..=version).contains(&minimum_version) {
+            return Err(Error::new_spanned(
+                &input.ident,
+                format!("versions start at 1, and minimum_version ({minimum_version}) is at most version ({version})"),
+            ));
+        }
+        Ok(Self {
+            name: name.unwrap_or_else(|| LitStr::new(&kebab_case(&input.ident), input.ident.span())),
+            version,
+            minimum_version,
+            priority: priority.unwrap_or_else(|| syn::parse_quote!(0)),
+        })
+    }
+}
+
+/// The attributes of a field, as they are written.
+#[derive(Default)]
+pub(super) struct Marks {
+    pub(super) name: Option<LitStr>,
+    pub(super) since: Option<u32>,
+    pub(super) until: Option<u32>,
+    pub(super) default: Option<Option<Expr>>,
+    pub(super) may_be_absent: Option<()>,
+    pub(super) max: Option<Expr>,
+    pub(super) subsection: Option<Option<Path>>,
+    pub(super) skip: Option<()>,
+}
+
+impl Marks {
+    pub(super) fn parse(field: &Field) -> Result<Self> {
+        let mut marks = Self::default();
+        each_attribute(&field.attrs, &mut |meta| match () {
+            () if meta.path.is_ident("name") => set(&mut marks.name, &meta, literal_name(&meta)?),
+            () if meta.path.is_ident("since") => set(&mut marks.since, &meta, number(&meta)?),
+            () if meta.path.is_ident("until") => set(&mut marks.until, &meta, number(&meta)?),
+            () if meta.path.is_ident("max") => set(&mut marks.max, &meta, meta.value()?.parse()?),
+            () if meta.path.is_ident("may_be_absent") => set(&mut marks.may_be_absent, &meta, ()),
+            () if meta.path.is_ident("default") => {
+                let given = meta.input.peek(syn::Token![=]);
+                let default = if given { Some(meta.value()?.parse()?) } else { None };
+                set(&mut marks.default, &meta, default)
+            }
+            () if meta.path.is_ident("subsection") => {
+                let mut needed = None;
+                if meta.input.peek(syn::token::Paren) {
+                    meta.parse_nested_meta(|inner| match () {
+                        () if inner.path.is_ident("needed") => set(&mut needed, &inner, inner.value()?.parse()?),
+                        () => Err(inner.error("a subsection may have `needed = path::to::function`")),
+                    })?;
+                }
+                set(&mut marks.subsection, &meta, needed)
+            }
+            () if meta.path.is_ident("skip") => {
+                let mut reason = None;
+                meta.parse_nested_meta(|inner| match () {
+                    () if inner.path.is_ident("reason") => set(&mut reason, &inner, inner.value()?.parse::<LitStr>()?),
+                    () => Err(inner.error("to skip a field takes `reason = \"...\"` and nothing else")),
+                })?;
+                if reason.is_none_or(|reason| reason.value().trim().is_empty()) {
+                    return Err(meta.error("why is this field no state? say `skip(reason = \"...\")`"));
+                }
+                set(&mut marks.skip, &meta, ())
+            }
+            () => Err(meta.error(
+                "unknown attribute; a field may have name, since, until, default, may_be_absent, max, subsection, skip",
+            )),
+        })?;
+        Ok(marks)
+    }
+
+    /// Whether anything is said that only makes sense for a field of the description.
+    pub(super) fn describe_a_field(&self) -> bool {
+        let versions = self.since.is_some() || self.until.is_some();
+        versions || self.default.is_some() || self.may_be_absent.is_some() || self.max.is_some()
+    }
+}
+
+pub(super) fn each_attribute(attrs: &[Attribute], logic: &mut dyn FnMut(ParseNestedMeta) -> Result<()>) -> Result<()> {
+    let mut ours = attrs.iter().filter(|attr| attr.path().is_ident("vmstate"));
+    ours.try_for_each(|attr| attr.parse_nested_meta(&mut *logic))
+}
+
+pub(super) fn set<T>(slot: &mut Option<T>, meta: &ParseNestedMeta, value: T) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(meta.error("this attribute is given twice")),
+    }
+}
+
+pub(super) fn number(meta: &ParseNestedMeta) -> Result<u32> {
+    meta.value()?.parse::<LitInt>()?.base10_parse()
+}
+
+/// The wire name of a field or variant, which a path of names must be able to hold.
+pub(super) fn literal_name(meta: &ParseNestedMeta) -> Result<LitStr> {
+    let name: LitStr = meta.value()?.parse()?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=64).contains(&name.value().len()) && name.value().chars().all(legal) {
+        Ok(name)
+    } else {
+        Err(Error::new(
+            name.span(),
+            "a name is 1 to 64 ASCII letters, digits, `-` and `_`",
+        ))
+    }
+}
+
+pub(super) fn refuse_generics(input: &DeriveInput) -> Result<()> {
+    if input.generics.params.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new_spanned(
+            &input.generics,
+            "a state has one description, so its type has no parameters",
+        ))
+    }
+}
+
+/// `RtcState` as `rtc-state`, `X86Cpu` as `x86-cpu`.
+pub(super) fn kebab_case(ident: &Ident) -> String {
+    let mut kebab = String::new();
+    for c in ident.unraw().to_string().chars() {
+        if c.is_ascii_uppercase() && !kebab.is_empty() {
+            kebab.push('-');
+        }
+        kebab.push(if c == '_' { '-' } else { c.to_ascii_lowercase() });
+    }
+    kebab
+}
