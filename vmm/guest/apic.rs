@@ -38,6 +38,7 @@ const MASKED: u32 = 1 << 16;
 const PERIODIC: u32 = 1 << 17;
 /// Delivered as the 8259 says.
 const EXTERNAL: u32 = 7 << 8;
+const TSC_DEADLINE: u32 = 2 << 17;
 const DIVIDE_BY_ONE: u32 = 0xb;
 const SEND_PENDING: u32 = 1 << 12;
 const ASSERT: u32 = 1 << 14;
@@ -107,6 +108,11 @@ pub fn start_timer(period_ns: u32) {
     write(LOCAL + DIVIDE, DIVIDE_BY_ONE);
     write(LOCAL + LVT_TIMER, PERIODIC | u32::from(TIMER));
     write(LOCAL + INITIAL_COUNT, period_ns);
+}
+
+/// Has the timer of this processor interrupt when the TSC reaches a deadline.
+pub fn set_timer_to_deadline() {
+    write(LOCAL + LVT_TIMER, TSC_DEADLINE | u32::from(TIMER));
 }
 
 /// What the timer has left to count.

@@ -14,10 +14,25 @@ const TSC_REGISTER: u32 = 0x10;
 const KVM_CLOCK_MSR: u32 = 0x4b56_4d01;
 const CLOCK_ENABLE: u64 = 1;
 
-/// How far the clock of one processor may step back: KVM may round its parameters anew.
-const SLACK_NS: u64 = 50_000;
-/// How far the clocks of two processors may be apart.
-const SKEW_NS: u64 = 1_000_000;
+/// How far a clock may step back on one processor, and be behind that of another.
+///
+/// KVM may round its parameters anew; and on a host whose own TSC is not steady it promises no order at all (it then
+/// leaves a flag out), so that only a clock that was lost can be told from a sound one.
+const SLACK: Slack = Slack {
+    same_cpu_ns: 50_000,
+    across_ns: 1_000_000,
+};
+const UNSTEADY_SLACK: Slack = Slack {
+    same_cpu_ns: 200_000_000,
+    across_ns: 200_000_000,
+};
+const FLAG_STEADY: u64 = 1 << 40;
+
+struct Slack {
+    same_cpu_ns: u64,
+    across_ns: u64,
+}
+
 /// How long a pause counts at most as time during which the processor ran: longer ones are the host's.
 const ATTENTION_NS: u64 = 100_000_000;
 
@@ -28,6 +43,8 @@ pub struct Moment {
     pub tsc: u64,
     /// Nanoseconds.
     pub ns: u64,
+    /// Whether the nanoseconds are in order across processors.
+    steady: bool,
 }
 
 /// What the processors need to read the time.
@@ -57,6 +74,16 @@ impl Clock {
         self.paravirtual
     }
 
+    /// How many ticks of the TSC of this processor take so long.
+    pub fn tsc_ticks(&self, cpu: &Cpu, ns: u32) -> u64 {
+        let (multiplier, shift) = match self.paravirtual {
+            true => clock_parameters(cpu.clock_page[3].load(Ordering::Acquire)),
+            false => (self.scale, 0),
+        };
+        let ticks = (u64::from(ns) << 32) / multiplier.max(1);
+        if shift >= 0 { ticks >> shift } else { ticks << -shift }
+    }
+
     /// Has the hypervisor keep the clock page of this processor.
     pub fn start(&self, cpu: &'static Cpu) {
         if self.paravirtual {
@@ -73,6 +100,7 @@ impl Clock {
             return Moment {
                 tsc,
                 ns: scaled(tsc, self.scale),
+                steady: true,
             };
         }
         loop {
@@ -84,13 +112,13 @@ impl Clock {
             if version & 1 == 1 || cpu.clock_page[0].load(Ordering::Relaxed) != version {
                 continue;
             }
-            let multiplier = parameters & 0xffff_ffff;
-            let shift = (parameters >> 32) as i8;
+            let (multiplier, shift) = clock_parameters(parameters);
             let passed = tsc.wrapping_sub(tsc_then);
             let passed = if shift >= 0 { passed << shift } else { passed >> -shift };
             return Moment {
                 tsc,
                 ns: ns_then.wrapping_add(scaled(passed, multiplier)),
+                steady: parameters & FLAG_STEADY != 0,
             };
         }
     }
@@ -143,11 +171,12 @@ impl Watch {
         if now.tsc < self.last.tsc {
             report(Backwards::Tsc(self.last.tsc - now.tsc));
         }
-        if now.ns + SLACK_NS < self.last.ns {
+        let slack = if now.steady { SLACK } else { UNSTEADY_SLACK };
+        if now.ns + slack.same_cpu_ns < self.last.ns {
             report(Backwards::Clock(self.last.ns - now.ns));
             // Else every other look would tell of it again.
             clock.latest_ns.store(now.ns, Ordering::Release);
-        } else if now.ns + SKEW_NS < latest {
+        } else if now.ns + slack.across_ns < latest {
             report(Backwards::Across(latest - now.ns));
             clock.latest_ns.store(now.ns, Ordering::Release);
         } else {
@@ -157,6 +186,11 @@ impl Watch {
         self.last = now;
         now
     }
+}
+
+/// Nanoseconds in 2^32 ticks that have been shifted (to the left where positive) before.
+fn clock_parameters(word: u64) -> (u64, i8) {
+    (word & 0xffff_ffff, (word >> 32) as i8)
 }
 
 fn scaled(ticks: u64, multiplier: u64) -> u64 {

@@ -30,6 +30,8 @@ pub struct Options {
     pub fill_percent: u64,
     /// Processors, where no MP table lists them.
     pub cpus: usize,
+    /// Whether AVX is used where the processor has it. Software that emulates virtualization may lose it by itself.
+    pub avx: bool,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             exit_beats: 0,
             fill_percent: 100,
             cpus: 1,
+            avx: true,
         }
     }
 }
@@ -77,6 +80,7 @@ impl Options {
             b"verify" => self.verify_s = value,
             b"exit" => self.exit_beats = value,
             b"fill" => self.fill_percent = value.min(100),
+            b"avx" => self.avx = value != 0,
             b"cpus" => self.cpus = usize::try_from(value).ok()?,
             _ => return None,
         }

@@ -7,6 +7,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::ports;
+use crate::ring0;
 
 const BASE: u16 = 0x3f8;
 const DATA: u16 = BASE;
@@ -26,6 +27,8 @@ const MODEM_READY: u8 = 0x0b;
 const DATA_READY: u8 = 0x01;
 const TRANSMITTER_EMPTY: u8 = 0x20;
 const FIFO_BYTES: usize = 16;
+/// A transmitter that is still busy after so many looks is looked at again at the next interrupt only.
+const PATIENT_LOOKS: u32 = 64;
 /// In the line control register: the first two ports show the divisor.
 const DIVISOR_LATCH: u8 = 0x80;
 /// 9600 baud, not that anything depended on it.
@@ -91,8 +94,12 @@ pub fn read() -> Option<u8> {
 pub fn write(bytes: &[u8]) {
     let _guard = lock();
     for chunk in bytes.chunks(FIFO_BYTES) {
+        let mut looks = 0;
         while ports::read(LINE_STATUS) & TRANSMITTER_EMPTY == 0 {
-            core::hint::spin_loop();
+            looks += 1;
+            if looks > PATIENT_LOOKS {
+                ring0::halt();
+            }
         }
         ports::write_all(DATA, chunk);
     }

@@ -103,6 +103,10 @@ exception_ud:
     add qword ptr [rsp], 2
     call rax
     iretq
+1:  cmp qword ptr [rsp], offset avx_probe
+    jne 1f
+    mov qword ptr [rsp], offset avx_absent
+    iretq
 1:  push 0
     push 6
     jmp exception

@@ -28,6 +28,7 @@ mod ports;
 mod registers;
 mod ring0;
 mod smp;
+mod timer;
 mod worker;
 mod working_set;
 
@@ -46,7 +47,8 @@ use crate::machine::{Machine, Place};
 use crate::memory::{Memory, PAGE, StartInfo};
 use crate::pattern::{Pattern, mix};
 use crate::smp::{ApicIds, CpuList};
-use crate::worker::{TICK_NS, Worker};
+use crate::timer::TICK_NS;
+use crate::worker::Worker;
 use crate::working_set::{Share, WorkingSet};
 
 const MIB: u64 = 1 << 20;
@@ -84,14 +86,15 @@ fn set_up(start_info: u32) -> &'static Machine {
     let Some(info) = StartInfo::read(start_info) else {
         fail("no PVH start info")
     };
-    let options = Options::parse(info.cmdline(), |word| {
-        line!("tern-guest: unknown word {}", word.escape_ascii())
-    });
     let mut memory = Memory::find(&info);
     board::prepare_pics();
     apic::enable(0);
     apic::start_timer(TICK_NS);
     let clock = Clock::find(TICK_NS);
+    // Only now, as a console that takes nothing is waited for with the timer.
+    let options = Options::parse(info.cmdline(), |word| {
+        line!("tern-guest: unknown word {}", word.escape_ascii())
+    });
     match build(&mut memory, options, clock) {
         Some(machine) => machine,
         None => fail("too little memory"),

@@ -10,10 +10,18 @@ use crate::boot::CR4;
 global_asm!(
     r#"
     .text
-    .globl ring0_call, ring0_gate, ring0_halt, ring0_read_msr, ring0_wrmsr, ring0_refused
+    .globl ring0_call, ring0_gate, avx_probe, avx_absent, ring0_halt, ring0_read_msr, ring0_wrmsr, ring0_refused
 ring0_call:
 ring0_gate:
     ud2
+    ret
+
+avx_probe:                          // may fault: interrupts.rs then goes on at avx_absent
+    vzeroupper
+    mov eax, 1
+    ret
+avx_absent:
+    xor eax, eax
     ret
 
 ring0_halt:
@@ -43,6 +51,17 @@ ring0_wrmsr:
 
 ring0_refused:
     mov r8d, 1
+    ret
+
+ring0_set_deadline:                 // R8: ticks from now
+    rdtsc
+    shl rdx, 32
+    add rax, rdx
+    add rax, r8
+    mov rdx, rax
+    shr rdx, 32
+    mov ecx, 0x6e0                  // IA32_TSC_DEADLINE
+    wrmsr
     ret
 
 ring0_read_system:                  // R8: to where, in the order of ring0::System
@@ -142,6 +161,22 @@ pub unsafe fn write_msr(register: u32, value: u64) -> bool {
     refused == 0
 }
 
+/// Has the local APIC's timer interrupt when the TSC is so many ticks on.
+pub fn set_deadline(ticks: u64) {
+    // SAFETY: the routine changes the three registers. The fence orders it after the write of the timer's mode (Intel's
+    // manual, volume 3, section 10.5.4.1).
+    unsafe {
+        asm!("mfence", "mov rax, offset ring0_set_deadline", "call ring0_call",
+            in("r8") ticks, out("rax") _, out("rcx") _, out("rdx") _);
+    }
+}
+
+/// Sleeps until the next interrupt.
+pub fn halt() {
+    // SAFETY: the routine changes RAX alone.
+    unsafe { asm!("mov rax, offset ring0_halt", "call ring0_call", out("rax") _) }
+}
+
 /// Control registers, debug registers and tables.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
@@ -195,10 +230,11 @@ pub fn enable_avx() -> bool {
     if cpuid(1, 0)[2] & XSAVE_AND_AVX != XSAVE_AND_AVX {
         return false;
     }
-    // SAFETY: CR4 gets one bit more, which the processor has.
+    let usable: u32;
+    // SAFETY: CR4 gets one bit more, which the processor has; an AVX instruction that faults all the same is caught.
     unsafe {
-        asm!("mov rax, offset ring0_enable_avx", "call ring0_call",
-            in("r8") CR4 | OSXSAVE, out("rax") _, out("rcx") _, out("rdx") _);
+        asm!("mov rax, offset ring0_enable_avx", "call ring0_call", "call avx_probe",
+            in("r8") CR4 | OSXSAVE, out("eax") usable, out("rcx") _, out("rdx") _, clobber_abi("C"));
     }
-    true
+    usable != 0
 }

@@ -8,18 +8,15 @@ use crate::cmdline::Rate;
 use crate::console::line;
 use crate::cpu::{Cpu, Stage};
 use crate::guard::{Guard, Lost};
-use crate::interrupts::{FIRST_ANSWER, PING, TIMER};
+use crate::interrupts::{FIRST_ANSWER, PING};
 use crate::ledger::{Ledger, Owner};
 use crate::machine::Machine;
 use crate::memory::PAGE;
 use crate::registers;
 use crate::ring0;
+use crate::timer::{TICK_NS, Timer};
 use crate::working_set::Share;
 
-/// Nanoseconds between the ticks of a processor's timer.
-pub const TICK_NS: u32 = 10_000_000;
-/// A timer that has not ticked for so long, while its processor ran, is dead.
-const TIMER_PATIENCE_NS: u64 = 5_000_000_000;
 /// So much of a rate is made up for after a pause, and no more.
 const RATE_CATCH_UP_NS: u64 = 100_000_000;
 /// Bad pages that one verification tells of, for each processor.
@@ -35,8 +32,7 @@ pub struct Worker {
     share: &'static Share,
     watch: Watch,
     now: Moment,
-    ticks: u64,
-    ticked_at_ns: u64,
+    timer: Timer,
     answered: u64,
     dirty_next: u64,
     /// Bytes that may be dirtied now, times one second in nanoseconds.
@@ -55,13 +51,13 @@ impl Worker {
         } else {
             TICK_NS
         };
-        apic::start_timer(period_ns);
         machine.clock.start(cpu);
+        let timer = Timer::start(cpu, &machine.clock, period_ns);
         let now = machine.clock.now(cpu);
         let place = &machine.places[cpu.index() as usize];
         // SAFETY: each processor makes one worker, which is the only one to take the guard of its place.
         let guard = unsafe { &mut *place.guard.get() };
-        if ring0::enable_avx() {
+        if machine.options.avx && ring0::enable_avx() {
             guard.enable_avx();
         }
         registers::prepare(cpu, machine.clock.is_paravirtual());
@@ -75,8 +71,7 @@ impl Worker {
             share: &place.share,
             watch: Watch::new(now),
             now,
-            ticks: 0,
-            ticked_at_ns: 0,
+            timer,
             answered: 0,
             dirty_next: 0,
             credit: 0,
@@ -117,7 +112,7 @@ impl Worker {
     /// A turn without work.
     pub fn watch_only(&mut self) {
         self.look_at_clocks();
-        self.look_at_timer();
+        self.timer.look(self.cpu, self.watch.attended_ns);
     }
 
     /// Sleeps until the next interrupt.
@@ -141,18 +136,6 @@ impl Worker {
         self.now = self.watch.look(&self.machine.clock, self.cpu, |backwards| {
             report_clock(index, &backwards)
         });
-    }
-
-    fn look_at_timer(&mut self) {
-        let ticks = self.cpu.interrupts(TIMER);
-        let attended = self.attended_ns();
-        if ticks != self.ticks {
-            self.ticks = ticks;
-            self.ticked_at_ns = attended;
-        } else if attended - self.ticked_at_ns > TIMER_PATIENCE_NS {
-            self.ticked_at_ns = attended;
-            line!("check FAILED timer cpu {} stands at {ticks} ticks", self.cpu.index());
-        }
     }
 
     /// Answers the first processor, once for each interrupt from it.
