@@ -79,22 +79,15 @@ pub trait DeviceImpl: ObjectPart + Sized {
     fn drive_lines(&self) {}
 }
 
-/// Moves state between an object and the accelerator that holds the real thing; the error names the field.
-pub type AccelHook = fn(&Arc<Object>) -> Result<(), String>;
+type RealizeFn = fn(&Arc<Object>, &mut RealizeCtx<'_>) -> Result<(), RealizeError>;
 
 /// The class data of `device`: its virtual methods.
 #[derive(Clone, Default)]
 pub struct DeviceClass {
-    realize: Option<fn(&Arc<Object>, &mut RealizeCtx<'_>) -> Result<(), RealizeError>>,
+    realize: Option<RealizeFn>,
     unrealize: Option<fn(&Arc<Object>)>,
     reset: Option<fn(&Arc<Object>, ResetPhase, ResetKind)>,
     drive_lines: Option<fn(&Arc<Object>)>,
-    /// Reads what the accelerator holds of this device into its state. Called once per pause, all vCPUs stopped.
-    pub accel_pull: Option<AccelHook>,
-    /// Writes the device's state into the accelerator. Called on load and on reset, all vCPUs stopped.
-    pub accel_push: Option<AccelHook>,
-    /// The place of this device among those that an accelerator holds: lower is pushed first and pulled last.
-    pub accel_order: u8,
 }
 
 /// The three phases, as one virtual method sees them.

@@ -20,9 +20,7 @@ pub(crate) mod testing;
 
 pub use accel_types::AccelTypes;
 pub use bus::{Bus, BusClass, SYSTEM_BUS, SystemBus};
-pub use device::{
-    AccelHook, Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device,
-};
+pub use device::{Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device};
 pub use irq::{IrqLine, IrqSink};
 pub use machine::{Machine, MachineClass};
 pub use machine_events::MachineEvents;

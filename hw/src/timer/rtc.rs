@@ -80,7 +80,7 @@ impl RtcState {
         if self.mode() & B_BINARY != 0 {
             value
         } else {
-            (value / 10) << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{error::CliError, follow::Talk, machine, messages::Messages};
+use super::{error::CliError, follow::Talk, messages::Messages, snapshot_info};
 use crate::monitor::place::VmAddress;
 
 /// Show what a VM or a snapshot file holds.
@@ -32,7 +32,8 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             }
             info
         }
-        Found::File => machine::describe_snapshot(&args.what)?,
+        Found::File => snapshot_info::describe(&args.what, messages.is_json())
+            .map_err(|error| CliError::Start(error.to_string()))?,
     };
     messages.result(Outline(&value), &value);
     Ok(0)

@@ -1,14 +1,13 @@
 //! Making the VMs of `vm run`, `vm restore` and `vm receive`: the one place where the command line meets the VM itself.
 
-use std::{path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use hw::char::Serial16550;
 use migration::{
     fault::{Faults, NoFaults, Plan},
     listener::Reach,
-    snapshot::{RestoreOptions, Verify, inspect},
+    snapshot::{RestoreOptions, Verify},
 };
-use serde_json::{Value, json};
 use vmstate::qom::TypeTable;
 
 use super::{error::CliError, host::Foreground, receive, restore, run};
@@ -33,8 +32,8 @@ impl Runner for OnLoop {
     }
 }
 
-fn start_error(error: impl ToString) -> CliError {
-    CliError::Start(error.to_string())
+fn start_error<E: fmt::Display>(error: E) -> CliError {
+    CliError::Start(format!("{error}"))
 }
 
 fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<Instance>, CliError> {
@@ -105,10 +104,4 @@ pub(super) fn receiver(args: &receive::Args, foreground: &Foreground) -> Result<
         Reach::Loopback
     };
     Ok(instance(&args.accel, reach, foreground)?)
-}
-
-/// What a snapshot file holds.
-pub(super) fn describe_snapshot(path: &Path) -> Result<Value, CliError> {
-    let info = inspect(path).map_err(start_error)?;
-    Ok(json!({ "file": path, "info": format!("{info:?}") }))
 }

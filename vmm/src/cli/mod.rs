@@ -21,6 +21,7 @@ mod resolve;
 mod restore;
 mod run;
 mod snapshot;
+mod snapshot_info;
 mod stop;
 mod values;
 

@@ -244,7 +244,12 @@ impl Jobs {
         spawn("snapshot", move || {
             let dies = EndOnPanic(&job);
             match snapshot::save(&*vm, &path, &options, &*job) {
-                Ok(report) => job.end(MigrationStatus::Completed, None, Some(report.paused)),
+                Ok(report) => {
+                    if options.stop {
+                        vm.release_stopped();
+                    }
+                    job.end(MigrationStatus::Completed, None, Some(report.paused));
+                }
                 Err(snapshot::SaveError::Cancelled) => job.end(MigrationStatus::Cancelled, None, None),
                 Err(error) => job.end(MigrationStatus::Failed, Some(error.to_string()), None),
             }

@@ -231,6 +231,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Ends a [`Vm::hold`] with the guest standing still, as if its user had stopped it: after a last snapshot.
+    pub(crate) fn release_stopped(&self) {
+        let mut life = self.lifecycle.lock();
+        if life.held.take().is_some() {
+            self.machine_part().set_stopped(true);
+        }
+    }
+
     /// Keeps a held guest until somebody decides; see [`Vm::resolve_resume`].
     pub(super) fn keep_undecided(&self) {
         let _life = self.lifecycle.lock();
