@@ -1,4 +1,4 @@
-//! Tests that need `/dev/kvm`: one at a time, and never skipped in silence.
+//! Tests that need `/dev/kvm`: one at a time, and never skipped in silence. The unit tests of `vmm` use this file too.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

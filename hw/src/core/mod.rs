@@ -19,7 +19,7 @@ mod reset;
 pub(crate) mod testing;
 
 pub use accel_types::AccelTypes;
-pub use bus::{Bus, BusClass, SYSTEM_BUS, SystemBus};
+pub use bus::{Bus, BusClass, BusError, SYSTEM_BUS, SystemBus};
 pub use device::{Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device};
 pub use irq::{IrqLine, IrqSink};
 pub use machine::{Machine, MachineClass};

@@ -2,7 +2,7 @@
 //!
 //! `run`, `restore` and `receive` hold a VM in the foreground ([`host`]): stdout is the guest's console, and whatever Tern has to say goes to
 //! stderr. The others talk to such a process through its monitor and print what they found to stdout. Errors are printed once,
-//! here, and end in one of the documented exit codes ([`exit`]).
+//! here, and end in one of the documented exit codes (`exit`).
 
 mod cont;
 mod demo;

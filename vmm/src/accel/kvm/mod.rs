@@ -7,7 +7,7 @@
 //!                                 +-- state       the order in which everything is read and written
 //! ```
 //!
-//! What each kind of object holds is moved by the file of its name: [`cpu`], [`msr`], [`apic`], [`ioapic`], [`i8259`],
+//! What each kind of object holds is moved by the file of its name: [`cpu`], `msr`, [`apic`], [`ioapic`], [`i8259`],
 //! [`i8254`], [`clock`]. Unsafe code is in `ioctl` alone.
 
 use std::io;

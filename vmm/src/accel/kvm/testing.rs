@@ -3,7 +3,6 @@
 //! Tests take turns (there are two processors here, and each guest wants one), and do nothing on a machine without KVM;
 //! the continuous integration counts them.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -12,12 +11,12 @@ use std::time::{Duration, Instant};
 use hw::i386::cpu_model::CpuModel;
 use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
 use hw::memory::{AccessRules, Backing, IoContext, MemoryRegion, RamBlock, RegionOps};
-use parking_lot::{Mutex, MutexGuard};
 use vmstate::qom::TypeTable;
 use vmstate::qom::sections::{IncomingSection, load_tree, save_tree, tree_schemas};
 use vmstate::state::{Section, encode};
 
 use crate::accel::{self, Accelerator, BootRegs, PlatformObjects, VcpuEvent, VcpuEvents};
+use crate::kvm_turn::{self, Turn};
 
 /// Where a guest's program lies, and begins.
 pub const ENTRY: u64 = 0x1000;
@@ -30,12 +29,11 @@ pub const DEVICE: u64 = 0xd000_0000;
 /// How long anything may take: this is a test, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static TYPES: LazyLock<Arc<TypeTable>> = LazyLock::new(|| TypeTable::gathered().expect("the types fit together"));
 
-/// A turn at KVM, or `None` where there is none.
-pub fn turn() -> Option<MutexGuard<'static, ()>> {
-    Path::new("/dev/kvm").exists().then(|| ONE_AT_A_TIME.lock())
+/// A turn at KVM for the test that asks, or `None` where there is none, which is said.
+pub fn turn() -> Option<Turn> {
+    kvm_turn::turn(&format!("vmm::{}", thread::current().name().unwrap_or("a test")))
 }
 
 /// A machine with 16 MiB and a program.

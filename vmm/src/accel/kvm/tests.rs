@@ -436,33 +436,6 @@ fn guest_time_stands_still_during_a_pause() {
     assert!(clock(&guest).kvmclock_ns - before.kvmclock_ns >= took);
 }
 
-/// Not a bound: figures for people, as `cargo test --lib costs -- --nocapture --ignored` prints them.
-#[test]
-#[ignore = "prints figures and checks nothing"]
-fn costs() {
-    let Some(_turn) = turn() else { return };
-    for _ in 0..5 {
-        let started = Instant::now();
-        let guest = Guest::new(1, HELLO);
-        let made = started.elapsed();
-        guest.run();
-        guest.hear();
-        let spoke = started.elapsed();
-        let paused = Instant::now();
-        guest.accel.pause().expect("pauses");
-        let read = paused.elapsed();
-        let pushed = Instant::now();
-        guest.accel.push().expect("loads");
-        let written = pushed.elapsed();
-        let resumed = Instant::now();
-        guest.run();
-        println!(
-            "made {made:?}, first output {spoke:?}, pause {read:?}, push {written:?}, resume {:?}",
-            resumed.elapsed()
-        );
-    }
-}
-
 #[test]
 fn an_unknown_accelerator_is_refused_with_the_list() {
     struct Deaf;

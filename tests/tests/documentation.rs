@@ -1,0 +1,67 @@
+//! The documentation opens at `target/doc/vmm/index.html`, names the five layers, and leads nowhere in vain.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The crates whose pages are looked at.
+const CRATES: &[&str] = &["vmstate", "hw", "migration", "vmm", "tern_tests", "tern_tools"];
+
+fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["doc", "--workspace", "--no-deps", "--quiet"])
+        .current_dir(&root)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the documentation does not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join("doc")
+}
+
+fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of pages") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            pages(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "html") {
+            found.push(path);
+        }
+    }
+}
+
+/// The local targets of a page's links, without fragments.
+fn links(page: &str) -> impl Iterator<Item = &str> {
+    page.split("href=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .map(|link| link.split(['#', '?']).next().unwrap_or_default())
+        // A page of rustdoc has a script in it that makes links of its own.
+        .filter(|link| !link.is_empty() && !link.contains("://") && !link.contains("${"))
+}
+
+#[test]
+fn every_layer_is_named_and_linked_and_no_link_leads_nowhere() {
+    let doc = build();
+    let index = std::fs::read_to_string(doc.join("vmm/index.html")).expect("the entrance");
+    for layer in CRATES.iter().filter(|name| **name != "vmm") {
+        assert!(
+            links(&index).any(|link| link == format!("../{layer}/index.html")),
+            "the entrance does not lead to {layer}"
+        );
+    }
+    let mut found = Vec::new();
+    for name in CRATES {
+        pages(&doc.join(name), &mut found);
+    }
+    let mut broken = BTreeSet::new();
+    for page in &found {
+        let text = std::fs::read_to_string(page).expect("a page");
+        let folder = page.parent().expect("a page is in a folder");
+        for link in links(&text).filter(|link| !folder.join(link).exists()) {
+            broken.insert(format!("{} -> {link}", page.display()));
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{broken:#?}");
+}
