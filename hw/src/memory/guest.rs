@@ -111,6 +111,7 @@ impl GuestMemoryRegion for RamWindow {
         Ok(slice.ptr_guard_mut().as_ptr())
     }
 
+    /// A part of the window, whose writes are recorded in the block's bitmaps.
     fn get_slice(
         &self,
         offset: MemoryRegionAddress,
