@@ -169,7 +169,7 @@ pub fn prepare_input(pin: u32) {
 /// A register of the I/O APIC, without what comes and goes.
 pub fn read_io(number: u32) -> u32 {
     write(IO_SELECT, number);
-    let transient = if number >= IO_REDIRECTION && number % 2 == 0 {
+    let transient = if number >= IO_REDIRECTION && number.is_multiple_of(2) {
         SEND_PENDING | REMOTE_PENDING
     } else {
         0

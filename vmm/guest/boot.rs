@@ -107,6 +107,7 @@ low_gib:                            // 2 MiB pages, accessed and dirty already, 
     .quad page * 0x200000 + 0xe7
     .set page, page + 1
     .endr
+
 bsp_cpu:                            // struct Cpu of the first processor
     .long 0
     .quad bsp_cpu + 4096            // TSS: RSP0

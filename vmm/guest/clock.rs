@@ -194,7 +194,7 @@ fn clock_parameters(word: u64) -> (u64, i8) {
 }
 
 fn scaled(ticks: u64, multiplier: u64) -> u64 {
-    (u128::from(ticks) * u128::from(multiplier) >> 32) as u64
+    ((u128::from(ticks) * u128::from(multiplier)) >> 32) as u64
 }
 
 fn read_tsc() -> u64 {

@@ -1,7 +1,8 @@
 //! The interrupt descriptor table and its handlers, kept to a few instructions each since they run at ring 0.
 //!
 //! An interrupt adds one to its vector's counter in the processor's block and is acknowledged; ring 3 looks at the
-//! counters. UD2 at `ring0_gate` is a call (`ring0.rs`). Every other exception ends the program with a message.
+//! counters. UD2 at `ring0_gate` is a call, and three instructions of `ring0.rs` may fault to say that something is not
+//! there. Every other exception ends the program with a message.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -11,7 +12,7 @@ use crate::console::{self, line};
 use crate::cpu::{COUNTED_VECTORS, Cpu};
 use crate::ports::{self, EXIT_PANIC};
 
-/// The local APIC's periodic timer.
+/// The local APIC's timer.
 pub const TIMER: u8 = 0x20;
 /// The serial port has received something.
 pub const SERIAL: u8 = 0x21;
@@ -67,14 +68,15 @@ pub fn install_handlers() {
     let table = unsafe { &mut *IDT.0.get() };
     let exceptions = address(&raw const exception_stubs);
     let interrupts = address(&raw const interrupt_stubs);
-    for vector in 0..EXCEPTIONS {
+    for (vector, entry) in table[..EXCEPTIONS].iter_mut().enumerate() {
+        // Breakpoint and overflow come by instructions of ring 3.
         let privilege = if vector == 3 || vector == 4 { 3 } else { 0 };
-        table[vector] = gate(exceptions + (vector * EXCEPTION_STUB_BYTES) as u64, privilege);
+        *entry = gate(exceptions + (vector * EXCEPTION_STUB_BYTES) as u64, privilege);
     }
     table[6] = gate(address(&raw const exception_ud), 0);
     table[13] = gate(address(&raw const exception_gp), 0);
-    for vector in EXCEPTIONS..COUNTED_VECTORS {
-        table[vector] = gate(interrupts + ((vector - EXCEPTIONS) * INTERRUPT_STUB_BYTES) as u64, 0);
+    for (number, entry) in table[EXCEPTIONS..COUNTED_VECTORS].iter_mut().enumerate() {
+        *entry = gate(interrupts + (number * INTERRUPT_STUB_BYTES) as u64, 0);
     }
     table[usize::from(SPURIOUS)] = gate(address(&raw const interrupt_spurious), 0);
 }

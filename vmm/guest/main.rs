@@ -57,7 +57,7 @@ const START_PATIENCE_NS: u64 = 20_000_000_000;
 
 /// The first processor at ring 3.
 #[unsafe(no_mangle)]
-extern "C" fn bsp_main(start_info: u32, _cpu: &'static Cpu) -> ! {
+extern "C" fn bsp_main(start_info: u32) -> ! {
     console::announce();
     libc::clear_bss();
     memory::map_devices();

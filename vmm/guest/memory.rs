@@ -115,8 +115,9 @@ unsafe extern "C" {
 pub fn map_devices() {
     for address in [IO_APIC, LOCAL_APIC] {
         let entry = (address % GIB / LARGE_PAGE) as usize;
+        let page = address / LARGE_PAGE * LARGE_PAGE;
         // SAFETY: a table in the image, which only this changes.
-        unsafe { device_gib[entry] = address / LARGE_PAGE * LARGE_PAGE | LARGE_PAGE_FLAGS | UNCACHED }
+        unsafe { device_gib[entry] = page | LARGE_PAGE_FLAGS | UNCACHED }
     }
 }
 
@@ -221,8 +222,7 @@ impl Memory {
             let Region { start, end } = self.regions[index];
             for gib in start / GIB..end.div_ceil(GIB) {
                 // SAFETY: only the first processor changes the table, before the others start.
-                let entry = unsafe { &mut *(&raw mut pdpt[gib as usize]) };
-                if *entry == 0 {
+                if unsafe { pdpt[gib as usize] } == 0 {
                     let table = self.take(PAGE)?;
                     let pages = ptr::with_exposed_provenance_mut::<u64>(table as usize);
                     for page in 0..512 {
@@ -230,7 +230,8 @@ impl Memory {
                         // SAFETY: the table was just taken, and nothing refers to it yet.
                         unsafe { pages.add(page as usize).write(address | LARGE_PAGE_FLAGS) }
                     }
-                    *entry = table | TABLE_FLAGS;
+                    // SAFETY: as above; the address was not mapped, so that no translation is stale.
+                    unsafe { pdpt[gib as usize] = table | TABLE_FLAGS }
                 }
             }
         }
