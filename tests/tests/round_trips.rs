@@ -49,7 +49,9 @@ fn a_guest_that_dirties_memory_survives_migrations_of_several_rounds() {
     let mut guest = Wanderer::start(2, "256M", DIRTYING);
     for _ in 0..ROUNDS {
         let account = guest.migrate(Over::Tcp);
-        let rounds = account["ram"]["dirty-sync-count"].as_u64().expect("a count of rounds");
+        let rounds = account["migration"]["ram"]["dirty-sync-count"]
+            .as_u64()
+            .expect("a count of rounds");
         assert!(rounds >= 2, "the guest dirties memory in every round: {account}");
         assert_eq!(guest.vm.verify(), PAGES);
     }
