@@ -169,7 +169,7 @@ pub trait Accelerator: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Where a vCPU does not come out in time, or has state that Tern does not describe.
+    /// Where a vCPU does not come out in time (all of them then run on), or has state that Tern does not describe.
     fn pause(&self) -> Result<(), AccelError>;
 
     /// Lets all vCPUs run, after rewriting what depends on time as `policy` says. Does nothing if they run.

@@ -1,8 +1,9 @@
 //! The accelerator without processors: tests drive a device tree under it, and move one.
 //!
 //! Its interrupt controllers and timers hold register values and do nothing; its processors have registers and never run.
-//! State is in the objects alone, so there is nothing to read at a pause and nothing to write after a load. Only the
-//! VMM's own threads write the guest's memory, and they mark what they write, so there is no dirty log either.
+//! State is in the objects alone, so there is nothing to read at a pause and nothing to write after a load. What a guest
+//! would do, threads of the test do ([`QtestAccel::execute`]); they write memory through the address spaces, which mark
+//! what they write, so there is no dirty log either.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use hw::i386::cpuid::CpuidTable;
 use hw::intc::apic::{Apic, ApicState};
 use hw::memory::AddressSpace;
 use hw::timer::clock::TimePolicy;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use vmstate::qom::{Obj, Object, TypeTable};
 
 use super::{AccelError, Accelerator, BootRegs, CreatedAccel, Difference, PlatformObjects, VcpuEvents};
@@ -59,16 +60,63 @@ pub struct QtestI8254 {}
 #[object(name = "qtest-guest-clock", parent = "guest-clock", stateless)]
 pub struct QtestClock {}
 
-/// The accelerator as users see it in the tree.
+/// The accelerator as users see it in the tree, and as tests drive the machine, at `/machine/accel`.
 #[derive(Object)]
 #[object(name = "qtest-accel", parent = "accel", stateless)]
-pub struct QtestAccel {}
+pub struct QtestAccel {
+    #[runtime]
+    stand_in: Arc<StandIn>,
+}
+
+impl QtestAccel {
+    /// Does to memory and devices what a guest's processor would do: while the VM runs, and as a whole before a pause.
+    /// Waits while the VM stands still. Returns `None`, with nothing done, once it has ended.
+    pub fn execute<T>(&self, instruction: impl FnOnce() -> T) -> Option<T> {
+        let mut phase = self.stand_in.phase.lock();
+        while *phase == Phase::Paused {
+            self.stand_in.changed.wait(&mut phase);
+        }
+        // With the lock held, so that a pause waits for it.
+        (*phase == Phase::Running).then(instruction)
+    }
+}
+
+/// What stands in for processors: the right to do what one would do.
+#[derive(Default)]
+pub struct StandIn {
+    phase: Mutex<Phase>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Paused,
+    Running,
+    Ended,
+}
+
+impl StandIn {
+    fn set(&self, wanted: Phase) {
+        let mut phase = self.phase.lock();
+        if *phase != Phase::Ended {
+            *phase = wanted;
+        }
+        self.changed.notify_all();
+    }
+}
 
 /// Makes a VM without processors.
 pub(super) fn create(types: &Arc<TypeTable>, _events: Arc<dyn VcpuEvents>) -> Result<CreatedAccel, AccelError> {
+    let object = types.new_object("qtest-accel")?;
+    let accel = object.part::<QtestAccel>().expect("it was made as one");
+    let stand_in = Arc::clone(&accel.stand_in);
     Ok(CreatedAccel {
-        object: types.new_object("qtest-accel")?,
-        accelerator: Arc::new(Qtest::default()),
+        object,
+        accelerator: Arc::new(Qtest {
+            stand_in,
+            cpus: Mutex::default(),
+        }),
     })
 }
 
@@ -80,8 +128,8 @@ impl IrqSink for NoController {
 }
 
 /// A VM without processors.
-#[derive(Default)]
 struct Qtest {
+    stand_in: Arc<StandIn>,
     cpus: Mutex<Vec<(Obj<X86Cpu>, Obj<Apic>)>>,
 }
 
@@ -160,10 +208,12 @@ impl Accelerator for Qtest {
     }
 
     fn pause(&self) -> Result<(), AccelError> {
+        self.stand_in.set(Phase::Paused);
         Ok(())
     }
 
     fn resume(&self, _policy: TimePolicy) -> Result<(), AccelError> {
+        self.stand_in.set(Phase::Running);
         Ok(())
     }
 
@@ -175,5 +225,7 @@ impl Accelerator for Qtest {
         Ok(Vec::new())
     }
 
-    fn shutdown(&self) {}
+    fn shutdown(&self) {
+        self.stand_in.set(Phase::Ended);
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use hw::char::Serial16550;
 use migration::{
     fault::{Faults, NoFaults, Plan},
     listener::Reach,
@@ -48,7 +47,7 @@ fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<In
         console: Some(console.sink()),
         runner: Arc::new(OnLoop(foreground.event_loop())),
     };
-    let on_vm = Box::new(move |vm: &Arc<Vm>| console.attach(Serial16550::frontend(vm.board().serial())));
+    let on_vm = Box::new(move |vm: &Arc<Vm>| console.attach(vm.console()));
     let name = foreground.name().to_string();
     Ok(Instance::new(name, host, InstanceOptions { reach, faults }, on_vm))
 }

@@ -279,20 +279,15 @@ impl Control for Instance {
     }
 
     fn resolve(&self, decision: Resolution) -> Result<(), ControlError> {
-        if self.status.run_state.get() != RunState::PostMigrate {
-            return Err(ControlError::NothingToResolve);
-        }
-        match decision {
-            Resolution::Resume => self
-                .vm_to("resume")?
-                .resolve_resume()
-                .map_err(|error| self.control_error("resume", error)),
-            Resolution::Discard => {
-                self.status.run_state.set(RunState::Shutdown)?;
-                self.status.end(Ending::Discarded);
-                Ok(())
-            }
-        }
+        let vm = self.vm.get().ok_or(ControlError::NothingToResolve)?;
+        let resolved = match decision {
+            Resolution::Resume => vm.resolve_resume(),
+            Resolution::Discard => vm.resolve_discard(),
+        };
+        resolved.map_err(|error| match error {
+            LifecycleError::WrongState(_) => ControlError::NothingToResolve,
+            error => self.control_error("resolve", error),
+        })
     }
 
     fn root(&self) -> Option<Arc<Object>> {

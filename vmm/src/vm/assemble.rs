@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use hw::char::Serial16550;
 use hw::core::MachineEvents;
 use hw::i386::cpu_model::{CpuModel, DEFAULT_CPU_MODEL, NoSuchModel};
 use hw::i386::cpuid::CpuidTable;
@@ -15,6 +16,7 @@ use migration::vm::{Identity, Recipe};
 use thiserror::Error;
 use vmstate::qom::AddChildError;
 
+use super::console::ConsoleGate;
 use super::requests::Requests;
 use super::{Host, Status, Vm, describe, lifecycle::Lifecycle};
 use crate::accel::{self, AccelError, CreatedAccel, PlatformObjects};
@@ -206,11 +208,13 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         accelerator.create_vcpu(cpu, &cpuid)?;
         board.realize_cpu(cpu, &interrupts, &events)?;
     }
+    let console = ConsoleGate::new(Serial16550::frontend(board.serial()), host.console.clone());
     let vm = Arc::new(Vm {
         identity,
         recipe,
         accelerator,
         board,
+        console: Arc::new(console),
         payload,
         ram,
         status,

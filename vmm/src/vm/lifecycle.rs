@@ -82,13 +82,13 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// There is no running guest, or the vCPUs did not come out: it runs on.
+    /// There is no running guest, or it ended in this very moment, or the vCPUs did not come out: it runs on.
     pub fn stop(&self) -> Result<(), LifecycleError> {
         let life = self.lifecycle.lock();
         match self.status.run_state.get() {
             RunState::Paused if life.held.is_none() => Ok(()),
             RunState::Running => {
-                self.pause_vcpus()?;
+                self.pause_guest()?;
                 self.machine_part().set_stopped(true);
                 self.set_paused()
             }
@@ -116,14 +116,12 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// There is no guest to reset, or it cannot boot: it then stands still.
+    /// There is no guest to reset, or its vCPUs did not come out. A guest that cannot boot any more has failed, and ends.
     pub fn reset(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
         let life = self.lifecycle.lock();
         if life.held.is_some() {
             return Err(LifecycleError::HandingOver);
         }
-        // What the guest asked for before has lost its meaning.
-        self.requests.take();
         self.reset_locked(reason)
     }
 
@@ -140,40 +138,62 @@ impl Vm {
         if state == RunState::Paused {
             return Ok(());
         }
-        self.accelerator.resume(TimePolicy::Continue)?;
+        self.run_vcpus(TimePolicy::Continue)
+            .inspect_err(|error| self.fail(format!("the guest cannot go on after a reset: {error}")))?;
         Ok(self.status.run_state.set(RunState::Running)?)
     }
 
+    /// Resets a machine whose vCPUs stand still; one that cannot boot again has failed.
     fn reset_paused(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
+        // What the guest asked for, up to its last instruction, has lost its meaning.
+        self.requests.take();
         reset_tree(self.board.machine(), ResetKind::Cold);
-        self.boot(false)?;
+        if let Err(error) = self.boot(false) {
+            self.fail(format!("the guest cannot be reset: {error}"));
+            return Err(error.into());
+        }
         self.status.events.publish(&Event::Reset(reason));
         Ok(())
     }
 
     /// Does what the guest has asked for, if it still stands.
     pub(super) fn serve_request(&self) {
-        let life = self.lifecycle.lock();
-        let Some(request) = self.requests.take() else { return };
-        if life.held.is_some() || self.status.run_state.get() != RunState::Running {
-            // It was made in the moment of a pause, and stands when the guest goes on.
-            self.requests.put_back(request);
+        let _life = self.lifecycle.lock();
+        if self.status.run_state.get() != RunState::Running {
+            // It stands until the guest goes on.
             return;
         }
-        match request {
-            Request::Reset(_) => {
+        match self.requests.take() {
+            None => {}
+            Some(Request::Reset(_)) => {
                 if let Err(error) = self.reset_locked(ShutdownReason::GuestReset) {
+                    // Also where the vCPUs do not come out; a failure that has been told is not told again.
                     self.fail(format!("the guest cannot be reset: {error}"));
                 }
             }
-            Request::Exit(status) => self.end_guest(Ending::GuestExit(status)),
-            Request::Shutdown => self.end_guest(Ending::GuestShutdown),
-            Request::Crash(why) => self.fail(why),
+            Some(Request::Exit(status)) => self.end_guest(Ending::GuestExit(status)),
+            Some(Request::Shutdown) => self.end_guest(Ending::GuestShutdown),
+            Some(Request::Crash(why)) => self.fail(why),
         }
+    }
+
+    /// Takes the vCPUs out for a pause that lasts. What the guest asked for until then is part of what it did, so it is
+    /// served first: nothing stands while the guest stands still, and none of it is lost with a state that is taken.
+    fn pause_guest(&self) -> Result<(), LifecycleError> {
+        self.pause_vcpus()?;
+        match self.requests.take() {
+            None => return Ok(()),
+            Some(Request::Reset(_)) => return self.reset_paused(ShutdownReason::GuestReset),
+            Some(Request::Exit(status)) => self.end_guest(Ending::GuestExit(status)),
+            Some(Request::Shutdown) => self.end_guest(Ending::GuestShutdown),
+            Some(Request::Crash(why)) => self.fail(why),
+        }
+        Err(LifecycleError::Ended)
     }
 
     fn end_guest(&self, ending: Ending) {
         // The vCPU that asked may have gone on for some instructions; whether the others come out does not matter.
+        self.console.close();
         let _ = self.accelerator.pause();
         let _ = self.status.run_state.set(RunState::Shutdown);
         self.status
@@ -183,6 +203,10 @@ impl Vm {
     }
 
     fn fail(&self, why: String) {
+        if self.status.run_state.get() == RunState::InternalError {
+            return;
+        }
+        self.console.close();
         let _ = self.accelerator.pause();
         let _ = self.status.run_state.set(RunState::InternalError);
         self.status.events.publish(&Event::GuestPanicked { why: why.clone() });
@@ -201,18 +225,7 @@ impl Vm {
             state => return Err(LifecycleError::WrongState(state)),
         };
         if ran {
-            self.pause_vcpus()?;
-            // A request that stands is part of what the guest did: it is served before its state is taken.
-            match self.requests.take() {
-                None => {}
-                Some(Request::Reset(_)) => self.reset_paused(ShutdownReason::GuestReset)?,
-                Some(request) => {
-                    self.requests.put_back(request);
-                    self.accelerator.resume(TimePolicy::Continue)?;
-                    self.requests.wake();
-                    return Err(LifecycleError::Ended);
-                }
-            }
+            self.pause_guest()?;
             self.set_paused()?;
         }
         self.machine_part().set_stopped(!ran);
@@ -220,15 +233,15 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends a [`Vm::hold`]: the guest goes on if it ran before.
+    /// Ends a [`Vm::hold`]: the guest goes on if it ran before. One that cannot stands still until its user tries again.
     pub(super) fn release(&self) -> Result<(), LifecycleError> {
         let mut life = self.lifecycle.lock();
-        let Some(ran) = life.held else { return Ok(()) };
-        if ran {
-            self.set_running(TimePolicy::Continue)?;
+        match life.held.take() {
+            Some(true) => self
+                .set_running(TimePolicy::Continue)
+                .inspect_err(|_| self.machine_part().set_stopped(true)),
+            Some(false) | None => Ok(()),
         }
-        life.held = None;
-        Ok(())
     }
 
     /// Ends a [`Vm::hold`] with the guest standing still, as if its user had stopped it: after a last snapshot.
@@ -239,7 +252,14 @@ impl Vm {
         }
     }
 
-    /// Keeps a held guest until somebody decides; see [`Vm::resolve_resume`].
+    /// The guest that is held runs elsewhere. It stays held, so that nothing here runs it again.
+    pub(super) fn give_up(&self) {
+        let _life = self.lifecycle.lock();
+        // From paused there is a way to shutdown, and a held guest is paused.
+        let _ = self.status.run_state.set(RunState::Shutdown);
+    }
+
+    /// Keeps a held guest until somebody decides; see [`Vm::resolve_resume`] and [`Vm::resolve_discard`].
     pub(super) fn keep_undecided(&self) {
         let _life = self.lifecycle.lock();
         // From paused there is a way to post-migrate, and a held guest is paused.
@@ -262,6 +282,21 @@ impl Vm {
         Ok(())
     }
 
+    /// The user says that the receiver runs the guest: it is dropped here, and the VM ends.
+    ///
+    /// # Errors
+    ///
+    /// Nobody waits for that decision.
+    pub fn resolve_discard(&self) -> Result<(), LifecycleError> {
+        let _life = self.lifecycle.lock();
+        match self.status.run_state.get() {
+            RunState::PostMigrate => self.status.run_state.set(RunState::Shutdown)?,
+            state => return Err(LifecycleError::WrongState(state)),
+        }
+        self.status.end(Ending::Discarded);
+        Ok(())
+    }
+
     /// Drives the lines of every device as its state says, after a load.
     pub(super) fn drive_lines(&self) {
         self.board.machine().walk(|object| {
@@ -280,10 +315,17 @@ impl Vm {
 
     /// Takes the vCPUs out and reads their state; if that fails they run on.
     fn pause_vcpus(&self) -> Result<(), LifecycleError> {
+        self.console.close();
         if let Err(error) = self.accelerator.pause() {
-            self.accelerator.resume(TimePolicy::Continue)?;
+            self.run_vcpus(TimePolicy::Continue)?;
             return Err(error.into());
         }
+        Ok(())
+    }
+
+    fn run_vcpus(&self, policy: TimePolicy) -> Result<(), LifecycleError> {
+        self.accelerator.resume(policy)?;
+        self.console.open();
         Ok(())
     }
 
@@ -294,11 +336,11 @@ impl Vm {
     }
 
     fn set_running(&self, policy: TimePolicy) -> Result<(), LifecycleError> {
+        self.run_vcpus(policy)?;
         self.machine_part().set_stopped(false);
-        self.accelerator.resume(policy)?;
         self.status.run_state.set(RunState::Running)?;
         self.status.events.publish(&Event::Resume);
-        // What the guest asked for in the moment of the pause.
+        // What was asked for by who drives a machine without vCPUs while it stood still.
         self.requests.wake();
         Ok(())
     }

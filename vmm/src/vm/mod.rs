@@ -10,14 +10,18 @@
 //! | `lifecycle` | start, pause, resume, reset, end; what the guest asks for |
 //! | `source` | the VM as a transfer reads it |
 //! | `factory` | the VM as a transfer makes it |
+//! | `console` | the console's way into the guest, open while it runs |
 //! | `describe` | recipe and inventory |
 
 mod assemble;
+mod console;
 mod describe;
 mod factory;
 mod lifecycle;
 mod requests;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub use assemble::{CreateError, VmSpec};
 pub use factory::{Arrival, Arrivals, Factory};
@@ -25,7 +29,7 @@ pub use lifecycle::LifecycleError;
 
 use std::sync::Arc;
 
-use hw::char::CharSink;
+use hw::char::{CharFrontend, CharSink};
 use hw::i386::microvm::Board;
 use hw::memory::RamBlock;
 use migration::vm::{Identity, Recipe};
@@ -104,6 +108,7 @@ pub struct Vm {
     board: Board,
     payload: BootPayload,
     ram: Vec<Arc<RamBlock>>,
+    console: Arc<console::ConsoleGate>,
     status: Arc<Status>,
     requests: Arc<requests::Requests>,
     lifecycle: Mutex<lifecycle::Lifecycle>,
@@ -134,6 +139,12 @@ impl Vm {
         &self.board
     }
 
+    /// The serial port, as its console sees it. While the guest stands still it takes nothing.
+    #[must_use]
+    pub fn console(&self) -> Arc<dyn CharFrontend> {
+        self.console.clone()
+    }
+
     /// How it stands.
     #[must_use]
     pub fn status(&self) -> &Arc<Status> {
@@ -150,66 +161,5 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.accelerator.shutdown();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kvm_turn;
-    use parking_lot::Condvar;
-    use std::time::{Duration, Instant};
-
-    /// A console that remembers what was written.
-    #[derive(Default)]
-    struct Paper {
-        text: Mutex<String>,
-        grown: Condvar,
-    }
-
-    impl CharSink for Paper {
-        fn try_write(&self, bytes: &[u8]) -> usize {
-            self.text.lock().push_str(&String::from_utf8_lossy(bytes));
-            self.grown.notify_all();
-            bytes.len()
-        }
-    }
-
-    impl Paper {
-        fn wait_for(&self, wanted: &str) {
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let mut text = self.text.lock();
-            while !text.contains(wanted) {
-                assert!(
-                    !self.grown.wait_until(&mut text, deadline).timed_out(),
-                    "no {wanted:?} in: {text}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_guest_goes_on_after_a_stop() {
-        let Some(_turn) = kvm_turn::turn("vmm::vm::tests::a_guest_goes_on_after_a_stop") else {
-            return;
-        };
-        let paper = Arc::new(Paper::default());
-        let host = Host {
-            types: TypeTable::gathered().expect("sound types"),
-            accelerator: "kvm".to_owned(),
-            console: Some(paper.clone()),
-            runner: Arc::new(ThreadRunner),
-        };
-        let spec = VmSpec {
-            cpus: 2,
-            memory: 64 << 20,
-            ..VmSpec::new("test", "mib=8 beat=10")
-        };
-        let vm = Vm::create(&host, &spec, Arc::default()).expect("made");
-        vm.start().expect("runs");
-        paper.wait_for("beat 2");
-        vm.stop().expect("stops");
-        vm.cont().expect("goes on");
-        paper.wait_for("beat 5");
     }
 }

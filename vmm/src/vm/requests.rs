@@ -47,11 +47,6 @@ impl Requests {
         self.pending.lock().take()
     }
 
-    /// Gives a request back that cannot be served yet.
-    pub(super) fn put_back(&self, request: Request) {
-        self.pending.lock().get_or_insert(request);
-    }
-
     fn note(&self, request: Request) {
         {
             let mut pending = self.pending.lock();
@@ -63,8 +58,11 @@ impl Requests {
         self.wake();
     }
 
-    /// Has the standing request served soon.
+    /// Has the standing request served soon, if there is one.
     pub(super) fn wake(&self) {
+        if self.pending.lock().is_none() {
+            return;
+        }
         if let Some(vm) = self.vm.get().cloned() {
             self.runner.defer(Box::new(move || {
                 if let Some(vm) = vm.upgrade() {

@@ -10,7 +10,6 @@ use vmstate::state::Section;
 
 use super::lifecycle::LifecycleError;
 use super::{Vm, describe};
-use crate::run_state::RunState;
 
 fn log_error(operation: &'static str) -> impl Fn(ListenerError) -> VmError {
     move |error| VmError::Accelerator {
@@ -90,8 +89,7 @@ impl SourceVm for Vm {
     }
 
     fn handed_over(&self, _to: &str) {
-        // The guest stays held, so that nothing here can run it again; from paused there is a way to shutdown.
-        let _ = self.status.run_state.set(RunState::Shutdown);
+        self.give_up();
     }
 
     fn undecided(&self) {

@@ -133,11 +133,17 @@ impl KvmVm {
         // All are asked before any is waited for: they leave at once, and not one after the other.
         machine.cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_pause());
         let deadline = Instant::now() + PAUSE_DEADLINE;
-        for cpu in &machine.cpus {
-            cpu.vcpu.wait_until_parked(deadline).map_err(|_| AccelError::Stuck {
-                vcpu: cpu.vcpu.apic_id(),
-                seconds: PAUSE_DEADLINE.as_secs(),
+        let stuck = |cpu: &&Arc<KvmCpu>| cpu.vcpu.wait_until_parked(deadline).is_err();
+        if let Some(stuck) = machine.cpus.iter().find(stuck) {
+            // The others must not stand still in a guest that runs.
+            machine.cpus.iter().try_for_each(|cpu| {
+                let resumed = cpu.vcpu.resume();
+                resumed.map_err(|error| cpu::refused(cpu, "a thread", error))
             })?;
+            return Err(AccelError::Stuck {
+                vcpu: stuck.vcpu.apic_id(),
+                seconds: PAUSE_DEADLINE.as_secs(),
+            });
         }
         self.lines.hold();
         machine.phase = Phase::Unread;

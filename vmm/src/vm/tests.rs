@@ -1,0 +1,345 @@
+//! The life of a VM, driven under `qtest` by a thread that does what a guest would, and once under KVM.
+
+use std::mem::take;
+use std::time::{Duration, Instant};
+
+use hw::char::SerialState;
+use migration::vm::SourceVm;
+use parking_lot::{Condvar, Mutex};
+use vmstate::qom::{Obj, TypeTable};
+use vmstate::state::Section;
+
+use super::*;
+use crate::accel::qtest::QtestAccel;
+use crate::control::{Ending, EventSink, ShutdownReason};
+use crate::kvm_turn;
+use crate::run_state::RunState;
+
+const SERIAL_DATA: u64 = 0x3f8;
+const SERIAL_SCRATCH: u64 = 0x3ff;
+const RESET_PORT: u64 = 0x64;
+const RESET: u8 = 0xfe;
+const TEST_EXIT: u64 = 0xf4;
+
+/// A console without room, until it is given some.
+#[derive(Default)]
+struct Console {
+    room: Mutex<usize>,
+    text: Mutex<Vec<u8>>,
+    asked_for_input: Mutex<u32>,
+}
+
+impl CharSink for Console {
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        let mut room = self.room.lock();
+        let taken = bytes.len().min(*room);
+        *room -= taken;
+        self.text.lock().extend(&bytes[..taken]);
+        taken
+    }
+
+    fn input_room(&self) {
+        *self.asked_for_input.lock() += 1;
+    }
+}
+
+/// Does what it is given when the test says so: any time may pass before a vCPU's request is served.
+#[derive(Default)]
+struct Later(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
+
+impl Runner for Later {
+    fn defer(&self, work: Box<dyn FnOnce() + Send>) {
+        self.0.lock().push(work);
+    }
+}
+
+impl Later {
+    fn now(&self) {
+        let work = take(&mut *self.0.lock());
+        work.into_iter().for_each(|work| work());
+    }
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl EventSink for Heard {
+    fn event(&self, event: &Event) {
+        self.0.lock().push(event.clone());
+    }
+}
+
+struct Rig {
+    vm: Arc<Vm>,
+    accel: Obj<QtestAccel>,
+    console: Arc<Console>,
+    later: Arc<Later>,
+    heard: Arc<Heard>,
+}
+
+impl Rig {
+    /// A machine that runs, with nothing behind its processor.
+    fn running() -> Self {
+        let (console, later) = (Arc::<Console>::default(), Arc::<Later>::default());
+        let host = Host {
+            types: TypeTable::gathered().expect("sound types"),
+            accelerator: "qtest".to_owned(),
+            console: Some(console.clone()),
+            runner: later.clone(),
+        };
+        let spec = VmSpec {
+            memory: 8 << 20,
+            ..VmSpec::new("rig", "")
+        };
+        let vm = Vm::create(&host, &spec, Arc::default()).expect("made");
+        let heard = Arc::<Heard>::default();
+        vm.status().events.subscribe(heard.clone());
+        vm.start().expect("runs");
+        let accel = vm.root().resolve("/machine/accel").and_then(Obj::new).expect("qtest's");
+        Self {
+            vm,
+            accel,
+            console,
+            later,
+            heard,
+        }
+    }
+
+    /// The guest writes to a port.
+    fn out(&self, port: u64, value: u8) {
+        let written = self.accel.execute(|| self.vm.board().io().write(port, &[value]));
+        written.expect("the VM has not ended").expect("a device is there");
+    }
+
+    fn serial(&self) -> SerialState {
+        self.vm.board().serial().state()
+    }
+
+    fn sections(&self) -> Vec<Section> {
+        self.vm.sections().expect("saves")
+    }
+
+    fn state(&self) -> RunState {
+        self.vm.status().run_state.get()
+    }
+
+    fn heard(&self, event: &Event) -> bool {
+        self.heard.0.lock().contains(event)
+    }
+}
+
+#[test]
+fn what_is_typed_while_a_transfer_has_the_guest_is_neither_taken_nor_lost() {
+    let rig = Rig::running();
+    rig.vm.pause().expect("pauses");
+    let held = rig.sections();
+    assert_eq!(rig.vm.console().receive(b"v"), 0);
+    assert_eq!(rig.sections(), held);
+    assert_eq!(*rig.console.asked_for_input.lock(), 0);
+    rig.vm.resume().expect("goes on");
+    assert_eq!(*rig.console.asked_for_input.lock(), 1, "the console offers it again");
+    assert_eq!(rig.vm.console().receive(b"v"), 1);
+    assert_eq!(rig.serial().received, [b'v']);
+}
+
+#[test]
+fn what_the_guest_wrote_is_shown_by_one_side_of_a_transfer_only() {
+    let rig = Rig::running();
+    rig.out(SERIAL_DATA, b'x');
+    assert_eq!(rig.serial().transmit, [b'x'], "the console has no room");
+    rig.vm.pause().expect("pauses");
+    let held = rig.sections();
+    *rig.console.room.lock() = 10;
+    rig.vm.console().writable();
+    assert_eq!(rig.sections(), held);
+    assert!(rig.console.text.lock().is_empty(), "the destination shows it");
+    rig.vm.resume().expect("goes on");
+    assert_eq!(*rig.console.text.lock(), b"x");
+}
+
+#[test]
+fn a_reset_that_was_asked_for_until_the_pause_is_part_of_what_is_saved() {
+    for pause in [|vm: &Vm| vm.pause().is_ok(), |vm: &Vm| vm.stop().is_ok()] {
+        let rig = Rig::running();
+        rig.out(SERIAL_SCRATCH, 7);
+        rig.out(RESET_PORT, RESET);
+        assert!(pause(&rig.vm));
+        assert_eq!(rig.state(), RunState::Paused);
+        assert_eq!(rig.serial().scratch, 0, "the machine was reset");
+        assert!(rig.heard(&Event::Reset(ShutdownReason::GuestReset)));
+        rig.later.now();
+        assert_eq!(rig.state(), RunState::Paused);
+    }
+}
+
+#[test]
+fn a_guest_that_ended_until_the_pause_is_not_moved_anywhere() {
+    for pause in [|vm: &Vm| vm.pause().is_ok(), |vm: &Vm| vm.stop().is_ok()] {
+        let rig = Rig::running();
+        rig.out(TEST_EXIT, 5);
+        assert!(!pause(&rig.vm));
+        assert_eq!(rig.state(), RunState::Shutdown);
+        assert_eq!(rig.vm.status().ending(), Some(Ending::GuestExit(5)));
+        rig.later.now();
+        rig.vm.cont().expect_err("has ended");
+    }
+}
+
+#[test]
+fn a_reset_by_the_user_outruns_what_the_guest_asked_for() {
+    let rig = Rig::running();
+    rig.out(TEST_EXIT, 5);
+    rig.vm.reset(ShutdownReason::HostQmpSystemReset).expect("resets");
+    rig.later.now();
+    assert_eq!(rig.state(), RunState::Running);
+    assert_eq!(rig.vm.status().ending(), None);
+}
+
+#[test]
+fn a_reset_that_is_refused_takes_nothing_from_the_guest() {
+    let rig = Rig::running();
+    rig.vm.pause().expect("pauses");
+    rig.vm.undecided();
+    rig.vm
+        .reset(ShutdownReason::HostQmpSystemReset)
+        .expect_err("nobody knows whose it is");
+    assert_eq!(rig.state(), RunState::PostMigrate);
+}
+
+#[test]
+fn only_the_first_request_of_a_guest_counts() {
+    let rig = Rig::running();
+    rig.out(RESET_PORT, RESET);
+    rig.out(TEST_EXIT, 5);
+    rig.later.now();
+    assert_eq!(rig.state(), RunState::Running);
+    rig.out(TEST_EXIT, 6);
+    rig.later.now();
+    assert_eq!(rig.vm.status().ending(), Some(Ending::GuestExit(6)));
+}
+
+#[test]
+fn a_guest_that_a_transfer_has_is_nobody_elses() {
+    let rig = Rig::running();
+    rig.vm.pause().expect("pauses");
+    for refused in [
+        rig.vm.cont(),
+        rig.vm.stop(),
+        rig.vm.reset(ShutdownReason::HostQmpSystemReset),
+    ] {
+        assert!(matches!(refused, Err(LifecycleError::HandingOver)));
+    }
+    rig.vm.resume().expect("goes on");
+    assert_eq!(rig.state(), RunState::Running);
+}
+
+#[test]
+fn a_guest_that_its_user_stopped_is_saved_and_stays_stopped() {
+    let rig = Rig::running();
+    rig.vm.stop().expect("stops");
+    let stopped = rig.sections();
+    rig.vm.pause().expect("pauses");
+    assert_eq!(rig.sections(), stopped);
+    rig.vm.resume().expect("ends the pause");
+    assert_eq!((rig.state(), rig.sections()), (RunState::Paused, stopped));
+    rig.vm.cont().expect("goes on");
+    assert_eq!(rig.state(), RunState::Running);
+}
+
+#[test]
+fn a_guest_that_runs_elsewhere_never_runs_here_again() {
+    let rig = Rig::running();
+    rig.vm.pause().expect("pauses");
+    rig.vm.handed_over("tcp:elsewhere:1");
+    assert_eq!(rig.state(), RunState::Shutdown);
+    rig.vm.cont().expect_err("gone");
+    rig.vm.resolve_resume().expect_err("decided");
+    assert_eq!(rig.vm.console().receive(b"v"), 0);
+}
+
+#[test]
+fn a_guest_whose_whereabouts_are_unknown_is_decided_about_once() {
+    let decide: [fn(&Vm) -> Result<(), LifecycleError>; 2] = [Vm::resolve_resume, Vm::resolve_discard];
+    for (decision, end) in [(0, RunState::Running), (1, RunState::Shutdown)] {
+        let rig = Rig::running();
+        rig.vm.resolve_discard().expect_err("nothing to decide");
+        rig.vm.pause().expect("pauses");
+        rig.vm.undecided();
+        rig.vm.cont().expect_err("not by the way");
+        decide[decision](&rig.vm).expect("decided");
+        assert_eq!(rig.state(), end);
+        for again in decide {
+            again(&rig.vm).expect_err("decided already");
+        }
+        assert_eq!(rig.state(), end);
+        assert_eq!(rig.vm.status().ending().is_some(), end == RunState::Shutdown);
+    }
+}
+
+#[test]
+fn a_processor_that_stands_still_does_nothing_until_it_goes_on() {
+    let rig = Rig::running();
+    rig.vm.stop().expect("stops");
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| rig.out(SERIAL_SCRATCH, 9));
+        assert_eq!(rig.serial().scratch, 0);
+        rig.vm.cont().expect("goes on");
+        guest.join().expect("no panic");
+    });
+    assert_eq!(rig.serial().scratch, 9);
+    rig.vm.accelerator().shutdown();
+    assert_eq!(rig.accel.execute(|| ()), None);
+}
+
+/// A console that remembers what was written.
+#[derive(Default)]
+struct Paper {
+    text: Mutex<String>,
+    grown: Condvar,
+}
+
+impl CharSink for Paper {
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        self.text.lock().push_str(&String::from_utf8_lossy(bytes));
+        self.grown.notify_all();
+        bytes.len()
+    }
+}
+
+impl Paper {
+    fn wait_for(&self, wanted: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut text = self.text.lock();
+        while !text.contains(wanted) {
+            assert!(
+                !self.grown.wait_until(&mut text, deadline).timed_out(),
+                "no {wanted:?} in: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_guest_goes_on_after_a_stop() {
+    let Some(_turn) = kvm_turn::turn("vmm::vm::tests::a_guest_goes_on_after_a_stop") else {
+        return;
+    };
+    let paper = Arc::new(Paper::default());
+    let host = Host {
+        types: TypeTable::gathered().expect("sound types"),
+        accelerator: "kvm".to_owned(),
+        console: Some(paper.clone()),
+        runner: Arc::new(ThreadRunner),
+    };
+    let spec = VmSpec {
+        cpus: 2,
+        memory: 64 << 20,
+        ..VmSpec::new("test", "mib=8 beat=10")
+    };
+    let vm = Vm::create(&host, &spec, Arc::default()).expect("made");
+    vm.start().expect("runs");
+    paper.wait_for("beat 2");
+    vm.stop().expect("stops");
+    vm.cont().expect("goes on");
+    paper.wait_for("beat 5");
+}
