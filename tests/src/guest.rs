@@ -1,17 +1,29 @@
 //! The embedded guest as a test sees it: its lines on the console, its keys.
 
-use crate::process::VmProcess;
+/// A console with the embedded guest behind it.
+pub trait EmbeddedGuest {
+    /// Types `keys` on the guest's console.
+    fn type_keys(&mut self, keys: &str);
 
-impl VmProcess {
+    /// Waits for a complete console line that `wanted` accepts, after those that were waited for before; returns it.
+    #[track_caller]
+    fn wait_line(&mut self, what: &str, wanted: impl FnMut(&str) -> bool) -> String;
+
+    /// Everything on the console so far.
+    fn console(&self) -> String;
+
+    /// What is known beside the console, for a test that fails.
+    fn about(&self) -> String;
+
     /// Waits until the guest has filled its memory and begun its work.
     #[track_caller]
-    pub fn wait_ready(&mut self) -> String {
+    fn wait_ready(&mut self) -> String {
         self.wait_line("the guest to be ready", |line| line.starts_with("tern-guest: ready"))
     }
 
     /// Waits for the next heartbeat.
     #[track_caller]
-    pub fn wait_beat(&mut self) {
+    fn wait_beat(&mut self) {
         self.wait_line("a heartbeat", |line| line.starts_with("beat "));
     }
 
@@ -21,7 +33,7 @@ impl VmProcess {
     ///
     /// If the guest names a bad page or a failed check.
     #[track_caller]
-    pub fn verify(&mut self) -> u64 {
+    fn verify(&mut self) -> u64 {
         self.type_keys("v");
         let line = self.wait_line("the guest's verdict", |line| {
             line.starts_with("verify ") || line.contains("FAILED") || line.starts_with("panic")
@@ -30,7 +42,7 @@ impl VmProcess {
             .strip_prefix("verify ok ")
             .and_then(|rest| rest.strip_suffix(" pages"));
         let pages = pages.and_then(|pages| pages.parse().ok());
-        let pages = pages.unwrap_or_else(|| panic!("the guest says: {line}\n{}", self.messages()));
+        let pages = pages.unwrap_or_else(|| panic!("the guest says: {line}\n{}", self.about()));
         self.check_no_failure();
         pages
     }
@@ -41,7 +53,7 @@ impl VmProcess {
     ///
     /// If one has.
     #[track_caller]
-    pub fn check_no_failure(&self) {
+    fn check_no_failure(&self) {
         let console = self.console();
         let bad = console
             .lines()

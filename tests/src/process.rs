@@ -1,19 +1,15 @@
 //! One `vm` process and what it writes.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::binary;
-
-/// How long anything may take before a test gives up. Machines are shared and slow; nothing that works comes near it.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+use crate::guest::EmbeddedGuest;
+use crate::log::Log;
 
 /// A private folder for one test: control sockets, snapshots. It is removed with everything in it.
 #[derive(Debug)]
@@ -127,61 +123,6 @@ impl Drop for Scratch {
     }
 }
 
-/// What a process has written to one of its streams so far.
-#[derive(Debug, Default)]
-struct Log {
-    state: Mutex<LogState>,
-    grown: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct LogState {
-    text: String,
-    closed: bool,
-}
-
-impl Log {
-    fn follow(mut stream: impl Read + Send + 'static) -> Arc<Self> {
-        let log = Arc::new(Self::default());
-        let writer = Arc::clone(&log);
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            loop {
-                let read = stream.read(&mut bytes).unwrap_or(0);
-                let mut state = writer.state.lock();
-                state.text.push_str(&String::from_utf8_lossy(&bytes[..read]));
-                state.closed = read == 0;
-                writer.grown.notify_all();
-                if read == 0 {
-                    return;
-                }
-            }
-        });
-        log
-    }
-
-    /// Waits until `find` finds something in what was written from byte `from` on.
-    fn wait<T>(&self, from: usize, mut find: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut state = self.state.lock();
-        loop {
-            if let Some(found) = find(state.text.get(from..).unwrap_or_default()) {
-                return Ok(found);
-            }
-            if state.closed {
-                return Err("the stream has ended".to_owned());
-            }
-            if self.grown.wait_until(&mut state, deadline).timed_out() {
-                return Err(format!("nothing for {PATIENCE:?}"));
-            }
-        }
-    }
-
-    fn text(&self) -> String {
-        self.state.lock().text.clone()
-    }
-}
-
 /// A `vm` process in the foreground. It is killed when dropped.
 #[derive(Debug)]
 pub struct VmProcess {
@@ -223,43 +164,6 @@ impl VmProcess {
         self.child.id()
     }
 
-    /// Types `keys` on the guest's console.
-    ///
-    /// # Panics
-    ///
-    /// If the process has closed its input.
-    pub fn type_keys(&mut self, keys: &str) {
-        let input = self.input.as_mut().expect("the input is open");
-        input
-            .write_all(keys.as_bytes())
-            .and_then(|()| input.flush())
-            .expect("the console takes input");
-    }
-
-    /// Waits for a complete console line that `wanted` accepts, after those that were waited for before; returns it.
-    ///
-    /// # Panics
-    ///
-    /// If none comes.
-    #[track_caller]
-    pub fn wait_line(&mut self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> String {
-        let found = self.console.wait(self.read_to, |text| {
-            let mut end = 0;
-            text.split_inclusive('\n').find_map(|line| {
-                end += line.len();
-                let complete = line.strip_suffix('\n')?.trim_end_matches('\r');
-                wanted(complete).then(|| (complete.to_owned(), end))
-            })
-        });
-        match found {
-            Ok((line, end)) => {
-                self.read_to += end;
-                line
-            }
-            Err(why) => panic!("waiting for {what}: {why}\n{}", self.transcript()),
-        }
-    }
-
     /// Waits for something in what the process says on stderr.
     ///
     /// # Panics
@@ -279,12 +183,6 @@ impl VmProcess {
         self.wait_message("the first message", |text| {
             text.split_once('\n').map(|(line, _)| line.to_owned())
         })
-    }
-
-    /// Everything on the console so far.
-    #[must_use]
-    pub fn console(&self) -> String {
-        self.console.text()
     }
 
     /// Everything on stderr so far.
@@ -326,6 +224,32 @@ impl VmProcess {
             &console[from..],
             self.messages()
         )
+    }
+}
+
+impl EmbeddedGuest for VmProcess {
+    fn type_keys(&mut self, keys: &str) {
+        let input = self.input.as_mut().expect("the input is open");
+        input
+            .write_all(keys.as_bytes())
+            .and_then(|()| input.flush())
+            .expect("the console takes input");
+    }
+
+    #[track_caller]
+    fn wait_line(&mut self, what: &str, wanted: impl FnMut(&str) -> bool) -> String {
+        match self.console.wait_line(&mut self.read_to, wanted) {
+            Ok(line) => line,
+            Err(why) => panic!("waiting for {what}: {why}\n{}", self.transcript()),
+        }
+    }
+
+    fn console(&self) -> String {
+        self.console.text()
+    }
+
+    fn about(&self) -> String {
+        self.messages()
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::guest::EmbeddedGuest;
 use crate::process::{Scratch, VmProcess};
 
 /// A guest that wanders from process to process. Each process has a folder of its own, so that two share nothing but the

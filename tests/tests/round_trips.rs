@@ -2,6 +2,7 @@
 //!
 //! The source is dead before the arrival is checked, and the guest itself is what checks.
 
+use tern_tests::guest::EmbeddedGuest;
 use tern_tests::needs_kvm;
 use tern_tests::scenario::{Over, Wanderer};
 

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use tern_tests::guest::EmbeddedGuest;
 use tern_tests::kvm;
 use tern_tests::scenario::{Over, Wanderer};
 
