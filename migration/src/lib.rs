@@ -4,6 +4,8 @@
 //! about a machine before its contents ([`hello`], [`header`], [`manifest`]), what the engine needs of a machine ([`vm`]),
 //! snapshot files ([`snapshot`]) and live migration ([`precopy`]). What does not: which accelerator runs the guest, and what the monitor says about it.
 
+#![forbid(unsafe_code)]
+
 pub mod cancel;
 mod cbor;
 pub mod channel;

@@ -1,6 +1,7 @@
 //! Figures of a live migration: while it runs ([`Gauges`]) and afterwards ([`SendReport`], [`ReceiveReport`]).
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -9,8 +10,23 @@ use crate::phases::Phase;
 use crate::ram::{Added, PAGE_SIZE};
 
 /// Where a live migration stands, for whoever watches it from another thread. Clones show the same migration.
-#[derive(Clone, Debug, Default)]
-pub struct Gauges(Arc<Mutex<Figures>>);
+#[derive(Clone, Default)]
+pub struct Gauges(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    figures: Mutex<Figures>,
+    on_phase: OnceLock<OnPhase>,
+}
+
+/// Told of every phase as it is entered, on the thread of the migration: it is quick, and does not block.
+pub type OnPhase = Box<dyn Fn(Phase) + Send + Sync>;
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
+}
 
 /// What [`Gauges`] knows at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -53,11 +69,23 @@ impl Gauges {
     /// The figures as they are now.
     #[must_use]
     pub fn read(&self) -> Figures {
-        *self.0.lock()
+        *self.0.figures.lock()
+    }
+
+    /// Has `told` called with every phase that is entered from now on. Once per migration; later calls change nothing.
+    pub fn on_phase(&self, told: OnPhase) {
+        let _ = self.0.on_phase.set(told);
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Figures)) {
-        change(&mut self.0.lock());
+        change(&mut self.0.figures.lock());
+    }
+
+    /// Tells whoever wants to know that a phase has been entered, with the figures of that moment in place.
+    pub(crate) fn entered(&self, phase: Phase) {
+        if let Some(told) = self.0.on_phase.get() {
+            told(phase);
+        }
     }
 }
 

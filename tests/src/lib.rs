@@ -6,6 +6,8 @@
 //!
 //! Nothing here sleeps to wait for something: everything waits for a line, an exit or a deadline that is far away.
 
+#![forbid(unsafe_code)]
+
 pub mod binary;
 pub mod guest;
 pub mod kvm;

@@ -390,6 +390,7 @@ impl Destination<'_> {
             figures.phase = Some(phase);
             figures.transferred_bytes = received;
         });
+        self.gauges.entered(phase);
     }
 }
 

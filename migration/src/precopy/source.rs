@@ -380,6 +380,7 @@ impl Source<'_> {
             figures.phase = Some(phase);
             figures.transferred_bytes = sent;
         });
+        self.gauges.entered(phase);
     }
 }
 

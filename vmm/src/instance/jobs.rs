@@ -195,6 +195,12 @@ impl Jobs {
         }
         *current = Some(Arc::clone(job));
         drop(current);
+        let weak = Arc::downgrade(job);
+        job.gauges.on_phase(Box::new(move |phase| {
+            if let Some(job) = weak.upgrade() {
+                job.tell(status_of(Some(phase)));
+            }
+        }));
         job.tell(MigrationStatus::Setup);
         Ok(())
     }
