@@ -29,7 +29,7 @@ use hw::i386::cpu_model::{CpuModel, ModelTable};
 use hw::i386::cpuid::CpuidTable;
 use hw::memory::AddressSpace;
 use hw::timer::clock::TimePolicy;
-use vmstate::qom::{Object, TypeTable};
+use vmstate::qom::{Obj, Object, ObjectPart, TypeTable};
 
 pub mod kvm;
 pub mod qtest;
@@ -303,6 +303,17 @@ pub enum AccelError {
     /// An object could not be made.
     #[error(transparent)]
     Object(#[from] vmstate::qom::ObjectError),
+}
+
+/// The part of an object that has to be of the type `wanted`, an accelerator's own.
+fn part<T: ObjectPart>(object: &Arc<Object>, wanted: &'static str) -> Result<Obj<T>, AccelError> {
+    Obj::new(Arc::clone(object))
+        .filter(|_| object.is_a(wanted))
+        .ok_or_else(|| AccelError::WrongType {
+            path: object.path(),
+            type_name: object.type_name().to_owned(),
+            wanted,
+        })
 }
 
 fn names() -> String {

@@ -1,24 +1,29 @@
 //! The accelerator without processors: tests drive a device tree under it, and move one.
 //!
-//! Its interrupt controllers and timers hold register values and do nothing; its processors have registers and never run.
-//! State is in the objects alone, so there is nothing to read at a pause and nothing to write after a load. What a guest
-//! would do, threads of the test do ([`QtestAccel::execute`]); they write memory through the address spaces, which mark
-//! what they write, so there is no dirty log either.
+//! Its interrupt controllers and timers hold register values and do nothing; its processors have registers and never
+//! run. State is in the objects alone, so there is nothing to read at a pause and nothing to write after a load. What a
+//! guest would do, threads of the test do ([`QtestAccel::execute`]); they write memory through the address spaces, which
+//! mark what they write, so there is no dirty log either.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hw::core::{AccelTypes, IrqSink};
 use hw::i386::cpu::X86Cpu;
+use hw::i386::cpu_feature::CPU_FEATURES;
 use hw::i386::cpu_model::{CpuModel, HostCpu, ModelTable};
 use hw::i386::cpu_state::CpuState;
 use hw::i386::cpuid::CpuidTable;
+use hw::i386::msr::MsrState;
 use hw::intc::apic::{Apic, ApicState};
+use hw::intc::i8259::{I8259, I8259State};
+use hw::intc::ioapic::{Ioapic, IoapicState};
 use hw::memory::AddressSpace;
-use hw::timer::clock::TimePolicy;
+use hw::timer::clock::{GuestClock, TimePolicy};
+use hw::timer::i8254::{I8254, I8254State};
 use parking_lot::{Condvar, Mutex};
 use vmstate::qom::{Obj, Object, TypeTable};
 
-use super::{AccelError, Accelerator, BootRegs, CreatedAccel, Difference, PlatformObjects, VcpuEvents};
+use super::{AccelError, Accelerator, BootRegs, CreatedAccel, Difference, PlatformObjects, VcpuEvents, part};
 
 /// The subclasses under qtest.
 pub const TYPES: AccelTypes = AccelTypes {
@@ -30,39 +35,39 @@ pub const TYPES: AccelTypes = AccelTypes {
     clock: "qtest-guest-clock",
 };
 
-/// `x86-cpu` under qtest.
+/// A vCPU that never runs.
 #[derive(Object)]
-#[object(name = "qtest-x86-cpu", parent = "x86-cpu", stateless)]
+#[object(name = "qtest-x86-cpu", parent = X86Cpu, stateless)]
 pub struct QtestCpu {}
 
-/// `apic-common` under qtest.
+/// A local APIC that delivers nothing.
 #[derive(Object)]
-#[object(name = "qtest-apic", parent = "apic-common", stateless)]
+#[object(name = "qtest-apic", parent = Apic, stateless)]
 pub struct QtestApic {}
 
-/// `ioapic-common` under qtest.
+/// An I/O APIC that delivers nothing.
 #[derive(Object)]
-#[object(name = "qtest-ioapic", parent = "ioapic-common", stateless)]
+#[object(name = "qtest-ioapic", parent = Ioapic, stateless)]
 pub struct QtestIoapic {}
 
-/// `i8259-common` under qtest.
+/// An 8259 pair that delivers nothing.
 #[derive(Object)]
 #[object(name = "qtest-i8259", parent = "i8259-common", stateless)]
 pub struct QtestI8259 {}
 
-/// `i8254-common` under qtest.
+/// An 8254 that does not count.
 #[derive(Object)]
 #[object(name = "qtest-i8254", parent = "i8254-common", stateless)]
 pub struct QtestI8254 {}
 
-/// `guest-clock` under qtest.
+/// Guest time that stands still.
 #[derive(Object)]
-#[object(name = "qtest-guest-clock", parent = "guest-clock", stateless)]
+#[object(name = "qtest-guest-clock", parent = GuestClock, stateless)]
 pub struct QtestClock {}
 
 /// The accelerator as users see it in the tree, and as tests drive the machine, at `/machine/accel`.
 #[derive(Object)]
-#[object(name = "qtest-accel", parent = "accel", stateless)]
+#[object(name = "qtest-accel", parent = super::AccelObject, stateless)]
 pub struct QtestAccel {
     #[runtime]
     stand_in: Arc<StandIn>,
@@ -79,13 +84,22 @@ impl QtestAccel {
         // With the lock held, so that a pause waits for it.
         (*phase == Phase::Running).then(instruction)
     }
+
+    /// The level to which a device drives an input of the interrupt controllers.
+    #[must_use]
+    pub fn line(&self, input: u32) -> bool {
+        1u64.checked_shl(input)
+            .is_some_and(|bit| *self.stand_in.lines.lock() & bit != 0)
+    }
 }
 
-/// What stands in for processors: the right to do what one would do.
+/// What stands in for processors and interrupt controllers.
 #[derive(Default)]
 pub struct StandIn {
     phase: Mutex<Phase>,
     changed: Condvar,
+    /// The levels of the interrupt lines, a bit per input.
+    lines: Mutex<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,31 +120,49 @@ impl StandIn {
     }
 }
 
-/// Makes a VM without processors.
-pub(super) fn create(types: &Arc<TypeTable>, _events: Arc<dyn VcpuEvents>) -> Result<CreatedAccel, AccelError> {
-    let object = types.new_object("qtest-accel")?;
-    let accel = object.part::<QtestAccel>().expect("it was made as one");
-    let stand_in = Arc::clone(&accel.stand_in);
-    Ok(CreatedAccel {
-        object,
-        accelerator: Arc::new(Qtest {
-            stand_in,
-            cpus: Mutex::default(),
-        }),
-    })
+impl IrqSink for StandIn {
+    fn set_level(&self, input: u32, level: bool) {
+        let Some(bit) = 1u64.checked_shl(input) else { return };
+        let mut lines = self.lines.lock();
+        *lines = if level { *lines | bit } else { *lines & !bit };
+    }
 }
 
-/// Interrupt lines with nobody behind them.
-struct NoController;
-
-impl IrqSink for NoController {
-    fn set_level(&self, _input: u32, _level: bool) {}
+/// Makes a VM without processors. They have nothing to report.
+pub(super) fn create(types: &Arc<TypeTable>, _: Arc<dyn VcpuEvents>) -> Result<CreatedAccel, AccelError> {
+    let accel: Obj<QtestAccel> = Obj::create(types)?;
+    let qtest = Qtest {
+        stand_in: Arc::clone(&accel.stand_in),
+        cpus: Mutex::default(),
+        platform: OnceLock::new(),
+    };
+    Ok(CreatedAccel {
+        object: Arc::clone(accel.object()),
+        accelerator: Arc::new(qtest),
+    })
 }
 
 /// A VM without processors.
 struct Qtest {
     stand_in: Arc<StandIn>,
     cpus: Mutex<Vec<(Obj<X86Cpu>, Obj<Apic>)>>,
+    platform: OnceLock<Platform>,
+}
+
+struct Platform {
+    ioapic: Obj<Ioapic>,
+    pic: Obj<I8259>,
+    pit: Obj<I8254>,
+}
+
+/// A host that has everything.
+fn supported() -> CpuidTable {
+    let mut table = CpuidTable::default();
+    for feature in CPU_FEATURES {
+        let entry = table.entry_mut(feature.leaf, feature.subleaf);
+        *entry.register_mut(feature.register) |= feature.mask();
+    }
+    table
 }
 
 impl Accelerator for Qtest {
@@ -143,21 +175,16 @@ impl Accelerator for Qtest {
     }
 
     fn cpuid(&self, model: &CpuModel, cpus: u32) -> Result<ModelTable, AccelError> {
-        // No host stands behind it, so none lacks anything.
-        let table = model.table(
+        Ok(model.table(
             &HostCpu {
-                supported: &CpuidTable::default(),
+                supported: &supported(),
                 tsc_khz: 0,
             },
             cpus,
-        );
-        Ok(ModelTable {
-            missing: Vec::new(),
-            ..table
-        })
+        ))
     }
 
-    fn features_lacking(&self, _table: &CpuidTable) -> Result<Vec<&'static str>, AccelError> {
+    fn features_lacking(&self, _: &CpuidTable) -> Result<Vec<&'static str>, AccelError> {
         Ok(Vec::new())
     }
 
@@ -165,45 +192,55 @@ impl Accelerator for Qtest {
         0
     }
 
-    fn attach_memory(&self, _memory: &AddressSpace, _io: &AddressSpace) -> Result<(), AccelError> {
+    fn attach_memory(&self, _: &AddressSpace, _: &AddressSpace) -> Result<(), AccelError> {
         Ok(())
     }
 
-    fn create_interrupt_controllers(&self, _platform: &PlatformObjects) -> Result<(), AccelError> {
-        Ok(())
-    }
-
-    fn create_vcpu(&self, cpu: &Arc<Object>, _cpuid: &CpuidTable) -> Result<(), AccelError> {
-        let wrong = |object: &Arc<Object>, wanted| AccelError::WrongType {
-            path: object.path(),
-            type_name: object.type_name().to_owned(),
-            wanted,
+    fn create_interrupt_controllers(&self, platform: &PlatformObjects) -> Result<(), AccelError> {
+        let platform = Platform {
+            ioapic: part(&platform.ioapic, TYPES.ioapic)?,
+            pic: part(&platform.pic, TYPES.i8259)?,
+            pit: part(&platform.pit, TYPES.i8254)?,
         };
+        self.platform
+            .set(platform)
+            .map_err(|_| AccelError::WrongOrder("interrupt controllers are made once"))
+    }
+
+    fn create_vcpu(&self, cpu: &Arc<Object>, _: &CpuidTable) -> Result<(), AccelError> {
         let apic = cpu
             .child("apic")
-            .ok_or(AccelError::WrongOrder("a vCPU has no local APIC"))?;
-        let pair = (
-            Obj::new(Arc::clone(cpu)).ok_or_else(|| wrong(cpu, "x86-cpu"))?,
-            Obj::new(Arc::clone(&apic)).ok_or_else(|| wrong(&apic, "apic-common"))?,
-        );
+            .ok_or(AccelError::WrongOrder("a vCPU's object has its APIC's as a child"))?;
+        let pair = (part(cpu, TYPES.cpu)?, part(&apic, TYPES.apic)?);
         self.cpus.lock().push(pair);
         Ok(())
     }
 
     fn irq_sink(&self) -> Arc<dyn IrqSink> {
-        Arc::new(NoController)
+        Arc::clone(&self.stand_in) as _
     }
 
     fn reset(&self, boot: &BootRegs) -> Result<(), AccelError> {
-        for (number, (cpu, apic)) in self.cpus.lock().iter().enumerate() {
-            let first = number == 0;
-            *cpu.state().lock() = if first {
+        let platform = self
+            .platform
+            .get()
+            .ok_or(AccelError::WrongOrder("interrupt controllers are made before a reset"))?;
+        for (index, (cpu, apic)) in self.cpus.lock().iter().enumerate() {
+            let bootstrap = index == 0;
+            let mut state = cpu.state().lock();
+            let msrs = MsrState::reset(&state.msrs);
+            *state = if bootstrap {
                 CpuState::direct_boot(boot.entry, boot.start_info)
             } else {
                 CpuState::reset(false)
             };
-            *apic.state().lock() = ApicState::reset(cpu.apic_id(), first);
+            state.msrs = msrs;
+            *apic.state().lock() = ApicState::reset(cpu.apic_id(), bootstrap);
         }
+        let Platform { ioapic, pic, pit } = platform;
+        *ioapic.state().lock() = IoapicState::default();
+        *pic.state().lock() = I8259State::default();
+        *pit.state().lock() = I8254State::default();
         Ok(())
     }
 
@@ -212,7 +249,7 @@ impl Accelerator for Qtest {
         Ok(())
     }
 
-    fn resume(&self, _policy: TimePolicy) -> Result<(), AccelError> {
+    fn resume(&self, _: TimePolicy) -> Result<(), AccelError> {
         self.stand_in.set(Phase::Running);
         Ok(())
     }
@@ -227,5 +264,98 @@ impl Accelerator for Qtest {
 
     fn shutdown(&self) {
         self.stand_in.set(Phase::Ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{VcpuEvent, create};
+    use super::*;
+    use hw::i386::cpu_model::CPU_MODELS;
+    use hw::i386::cpu_state::MpState;
+    use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
+    use hw::memory::{Backing, RamBlock};
+
+    struct Deaf;
+
+    impl VcpuEvents for Deaf {
+        fn vcpu_event(&self, _: u32, _: VcpuEvent) {}
+    }
+
+    fn machine() -> (Board, CreatedAccel) {
+        let types = TypeTable::gathered().expect("the types fit together");
+        let created = create("qtest", &types, Arc::new(Deaf)).expect("needs nothing of the host");
+        let accel = &created.accelerator;
+        let ram = RamBlock::new("ram", 4 << 20, Backing::PrivateAnonymous).expect("4 MiB");
+        let spec = BoardSpec {
+            machine: MICROVM_1_0.to_owned(),
+            cpus: vec![0, 1],
+            ram,
+            types: accel.types(),
+        };
+        let board = Board::build(&types, &spec).expect("a board");
+        let chip = |name| board.machine().child(name).expect("on the board");
+        let platform = PlatformObjects {
+            ioapic: chip("ioapic"),
+            pic: chip("pic"),
+            pit: chip("pit"),
+            clock: chip("clock"),
+        };
+        accel
+            .attach_memory(board.memory(), board.io())
+            .expect("nothing to attach");
+        accel.create_interrupt_controllers(&platform).expect("inert ones");
+        for cpu in board.cpus() {
+            accel.create_vcpu(cpu, &CpuidTable::default()).expect("inert ones");
+        }
+        (board, created)
+    }
+
+    #[test]
+    fn registers_are_held_and_go_back_at_a_reset() {
+        let (board, created) = machine();
+        let cpu: Obj<X86Cpu> = Obj::new(Arc::clone(&board.cpus()[1])).expect("a vCPU");
+        let ioapic: Obj<Ioapic> = Obj::new(board.machine().child("ioapic").expect("there")).expect("an I/O APIC");
+        cpu.state().lock().general.rax = 7;
+        ioapic.state().lock().redirection[4] = 0x34;
+        created.accelerator.pause().expect("nothing runs");
+        created.accelerator.push().expect("nothing to write");
+        assert_eq!(
+            (cpu.state().lock().general.rax, ioapic.state().lock().redirection[4]),
+            (7, 0x34)
+        );
+        created
+            .accelerator
+            .reset(&BootRegs {
+                entry: 0x10_0000,
+                start_info: 0x6000,
+            })
+            .expect("resets");
+        let state = cpu.state().lock().clone();
+        assert_eq!((state.general.rax, state.mp_state), (0, MpState::Uninitialized));
+        assert_eq!(*ioapic.state().lock(), IoapicState::default());
+    }
+
+    #[test]
+    fn tests_see_the_levels_of_interrupt_lines() {
+        let (_board, created) = machine();
+        let accel: Obj<QtestAccel> = Obj::new(created.object).expect("its object");
+        created.accelerator.irq_sink().set_level(4, true);
+        assert!(accel.line(4) && !accel.line(3));
+        created.accelerator.irq_sink().set_level(4, false);
+        assert!(!accel.line(4));
+        created.accelerator.irq_sink().set_level(1000, true);
+    }
+
+    #[test]
+    fn every_model_can_be_had() {
+        let (_board, created) = machine();
+        for model in CPU_MODELS {
+            assert!(
+                created.accelerator.cpuid(model, 2).expect("a table").missing.is_empty(),
+                "{}",
+                model.name
+            );
+        }
     }
 }

@@ -15,9 +15,9 @@ use hw::memory::AddressSpace;
 use hw::timer::clock::TimePolicy;
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config};
 use parking_lot::{Mutex, MutexGuard};
-use vmstate::qom::{Obj, Object, ObjectPart};
+use vmstate::qom::{Obj, Object};
 
-use super::super::{AccelError, Accelerator, BootRegs, Difference, PlatformObjects, VcpuEvents};
+use super::super::{AccelError, Accelerator, BootRegs, Difference, PlatformObjects, VcpuEvents, part};
 use super::compare::Comparison;
 use super::exit::Bus;
 use super::ioctl::{self, GuestVm, VcpuHandle};
@@ -387,17 +387,6 @@ impl Drop for KvmVm {
         // A thread holds its vCPU, and would run on.
         self.shutdown();
     }
-}
-
-/// The part of an object that has to be of the type `wanted` of this accelerator's.
-fn part<T: ObjectPart>(object: &Arc<Object>, wanted: &'static str) -> Result<Obj<T>, AccelError> {
-    Obj::new(Arc::clone(object))
-        .filter(|_| object.is_a(wanted))
-        .ok_or_else(|| AccelError::WrongType {
-            path: object.path(),
-            type_name: object.type_name().to_owned(),
-            wanted,
-        })
 }
 
 /// A table as KVM takes it.
