@@ -14,7 +14,7 @@ use super::scan::RamSender;
 use super::session::Session;
 use crate::cancel::CancelToken;
 use crate::channel::Channel;
-use crate::fault::{Faults, NoFaults};
+use crate::fault::{Faults, NoFaults, spoil_sections};
 use crate::header::Header;
 use crate::hello::Hello;
 use crate::ident::Id;
@@ -331,9 +331,7 @@ impl Source<'_> {
     fn empty_the_source(&mut self, table: &SchemaTable, part: &mut Instant) -> Result<(), Failure> {
         self.note_phase();
         let mut sections = self.vm.sections()?;
-        sections
-            .iter_mut()
-            .for_each(|section| self.options.faults.on_section(section));
+        spoil_sections(&*self.options.faults, table, &mut sections);
         let sections = encode(table, &sections)?;
         self.report.pause.save = lap(part);
 

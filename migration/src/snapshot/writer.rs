@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::fault::{FaultAction, Faults};
+use crate::fault::{FaultAction, Faults, spoil_sections};
 use crate::header::{self, Header};
 use crate::ident::{ContentHash, Id};
 use crate::manifest::Manifest;
@@ -285,14 +285,15 @@ impl Writer<'_> {
             manifest,
         } = opening;
         self.enter(Phase::Sections)?;
-        for mut section in self.vm.sections()? {
-            if let Some(faults) = &self.options.faults {
-                faults.on_section(&mut section);
-            }
+        let mut sections = self.vm.sections()?;
+        if let Some(faults) = &self.options.faults {
+            spoil_sections(&**faults, &schemas, &mut sections);
+        }
+        for section in &sections {
             records.add(
                 RecordKind::Section,
                 Some(&section.path),
-                &section::encode(&schemas, &section)?,
+                &section::encode(&schemas, section)?,
             )?;
         }
         records.add(RecordKind::SectionsEnd, None, &[])?;
@@ -333,6 +334,8 @@ impl Writer<'_> {
         };
         Record::write(&mut end, RecordKind::Trailer, &trailer.to_bytes())?;
         self.file.write_all_at(&end, layout.index).map_err(failed)?;
+        // Whole, and still without its name.
+        self.enter(Phase::Done)?;
         Ok(Written {
             hash: trailer.hash,
             length: trailer.file_length,
@@ -353,8 +356,17 @@ impl Writer<'_> {
         {
             None => Ok(()),
             Some(FaultAction::Abort) => panic!("a fault was injected in phase {phase}"),
-            Some(_) => Err(SaveError::Injected(phase)),
+            Some(FaultAction::Stall) => Err(self.stall()),
+            Some(FaultAction::Error | FaultAction::Cut) => Err(SaveError::Injected(phase)),
         }
+    }
+
+    /// Hangs until whoever watches the progress has had enough of it, who can only be asked.
+    fn stall(&self) -> SaveError {
+        while !self.progress.cancelled() {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        SaveError::Cancelled
     }
 }
 

@@ -3,13 +3,12 @@
 use std::{fmt, path::Path, sync::Arc};
 
 use migration::{
-    fault::{Faults, NoFaults, Plan},
     listener::Reach,
     snapshot::{RestoreOptions, Verify},
 };
 use vmstate::qom::TypeTable;
 
-use super::{error::CliError, host::Foreground, receive, restore, run};
+use super::{error::CliError, host::Foreground, receive, restore, run, trial::Trial};
 use crate::{
     boot::BootFiles,
     control::Control,
@@ -18,9 +17,6 @@ use crate::{
     instance::{Instance, InstanceOptions},
     vm::{Host, Runner, Vm, VmSpec},
 };
-
-/// Where a transfer is broken on purpose: a plan as [`Plan`] reads it. For the tests of the tests.
-const FAULTS: &str = "TERN_FAULTS";
 
 /// Has the main loop do what vCPUs ask for.
 struct OnLoop(LoopHandle);
@@ -36,10 +32,7 @@ fn start_error<E: fmt::Display>(error: E) -> CliError {
 }
 
 fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<Instance>, CliError> {
-    let faults: Arc<dyn Faults> = match std::env::var(FAULTS) {
-        Ok(plan) => Arc::new(plan.parse::<Plan>().map_err(start_error)?),
-        Err(_) => Arc::new(NoFaults),
-    };
+    let trial = Trial::from_environment(foreground.messages())?;
     let console = foreground.console();
     let host = Host {
         types: TypeTable::gathered().map_err(start_error)?,
@@ -49,7 +42,16 @@ fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<In
     };
     let on_vm = Box::new(move |vm: &Arc<Vm>| console.attach(vm.console()));
     let name = foreground.name().to_string();
-    Ok(Instance::new(name, host, InstanceOptions { reach, faults }, on_vm))
+    let options = InstanceOptions {
+        reach,
+        faults: trial.faults(),
+        deadlines: trial.deadlines,
+    };
+    let instance = Instance::new(name, host, options, on_vm);
+    if let Some(subscriber) = trial.subscriber() {
+        instance.subscribe(subscriber);
+    }
+    Ok(instance)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {

@@ -23,6 +23,7 @@ mod run;
 mod snapshot;
 mod snapshot_info;
 mod stop;
+mod trial;
 mod values;
 
 use std::process::ExitCode;

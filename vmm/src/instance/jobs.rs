@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::{Instance, InstanceOptions};
 use crate::control::{AfterSnapshot, ControlError, Ending, Event, MigrationInfo, MigrationStatus, RamInfo};
+use crate::run_state::RunState;
 use crate::vm::{Factory, Status, Vm};
 
 /// Bytes of a page, in which QMP counts.
@@ -221,8 +222,8 @@ impl Jobs {
         let vm = Arc::clone(vm);
         let options = SendOptions {
             downtime_limit,
+            deadlines: options.deadlines,
             faults: Arc::clone(&options.faults),
-            ..SendOptions::default()
         };
         spawn("migration", move || {
             let dies = EndOnPanic(&job);
@@ -277,8 +278,8 @@ impl Jobs {
         let job = Job::new(status, None, Some(receiver.local_uri().to_string()))?;
         self.begin(&job)?;
         let options = ReceiveOptions {
+            deadlines: options.deadlines,
             faults: Arc::clone(&options.faults),
-            ..ReceiveOptions::default()
         };
         spawn("migration", move || {
             let dies = EndOnPanic(&job);
@@ -343,7 +344,18 @@ struct EndOnPanic<'a>(&'a Arc<Job>);
 
 impl Drop for EndOnPanic<'_> {
     fn drop(&mut self) {
-        let why = "the thread of the transfer has died; this is a defect of Tern".to_owned();
-        self.0.end(MigrationStatus::Failed, Some(why), None);
+        let why = "the thread of the transfer has died; this is a defect of Tern";
+        // What the engine held is given back by now, and the run state says what has become of the guest.
+        let run_state = self.0.status.run_state.get();
+        let status = match run_state {
+            RunState::PostMigrate => MigrationStatus::Undecided,
+            _ => MigrationStatus::Failed,
+        };
+        self.0.end(status, Some(why.to_owned()), None);
+        if run_state == RunState::InMigrate {
+            self.0
+                .status
+                .end(Ending::Failed(format!("no guest has arrived: {why}")));
+        }
     }
 }

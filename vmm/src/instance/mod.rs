@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use migration::fault::{Faults, NoFaults};
 use migration::listener::Reach;
+use migration::precopy::Deadlines;
 use migration::snapshot::{RestoreError, RestoreOptions};
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -30,6 +31,8 @@ pub struct InstanceOptions {
     pub reach: Reach,
     /// Where transfers fail on purpose, for tests of the tests.
     pub faults: Arc<dyn Faults>,
+    /// How long the other side of a migration may take.
+    pub deadlines: Deadlines,
 }
 
 impl Default for InstanceOptions {
@@ -37,6 +40,7 @@ impl Default for InstanceOptions {
         Self {
             reach: Reach::Loopback,
             faults: Arc::new(NoFaults),
+            deadlines: Deadlines::default(),
         }
     }
 }
