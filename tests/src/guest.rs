@@ -47,6 +47,31 @@ pub trait EmbeddedGuest {
         pages
     }
 
+    /// Waits for the end of a verification that was asked for and that has to fail; returns the first line that names a
+    /// bad page, and how many there are.
+    ///
+    /// # Panics
+    ///
+    /// If the guest finds its pages good, or names none.
+    #[track_caller]
+    fn failed_verdict(&mut self) -> (String, u64) {
+        let mut first = None;
+        let last = self.wait_line("a verification that fails", |line| {
+            if line.starts_with("verify FAILED page 0x") {
+                first.get_or_insert_with(|| line.to_owned());
+            }
+            line.starts_with("verify ok ") || line.starts_with("verify FAILED ") && line.ends_with(" pages")
+        });
+        let bad = last
+            .strip_prefix("verify FAILED ")
+            .and_then(|rest| rest.split_once(" of "));
+        let bad = bad.and_then(|(bad, _)| bad.parse().ok());
+        match (first, bad) {
+            (Some(first), Some(bad)) => (first, bad),
+            _ => panic!("the guest finds no bad page: {last}\n{}", self.about()),
+        }
+    }
+
     /// Expects that no check of the guest has failed so far.
     ///
     /// # Panics

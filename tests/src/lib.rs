@@ -15,3 +15,4 @@ pub mod log;
 pub mod machine;
 pub mod process;
 pub mod scenario;
+pub mod state;

@@ -23,13 +23,32 @@ impl Scratch {
     /// If the temporary folder cannot be written.
     #[must_use]
     pub fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// A new empty folder in memory where the host has such, for a test that makes many files durable.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let shared_memory = Path::new("/dev/shm");
+        if shared_memory.is_dir() {
+            Self::within(shared_memory)
+        } else {
+            Self::new()
+        }
+    }
+
+    fn within(folder: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "tern-test-{}-{}",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        let path = std::env::temp_dir().join(name);
+        let path = folder.join(name);
         std::fs::create_dir(&path).expect("a scratch folder can be made");
         Self(path)
     }
@@ -175,6 +194,20 @@ impl VmProcess {
             Ok(found) => found,
             Err(why) => panic!("waiting for {what}: {why}\n{}", self.transcript()),
         }
+    }
+
+    /// Waits until the process says how often a fault of its plan has struck, which it does at the end of a transfer.
+    ///
+    /// # Panics
+    ///
+    /// If it never says so.
+    #[track_caller]
+    pub fn struck(&self, fault: &str) -> u64 {
+        let wanted = format!("the fault {fault} has struck ");
+        self.wait_message("an account of the faults", |text| {
+            let (_, rest) = text.split_once(&wanted)?;
+            rest.split_once(" times\n")?.0.parse().ok()
+        })
     }
 
     /// The first line on stderr; for `vm receive` that is the address that a sender takes.
