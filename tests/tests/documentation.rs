@@ -65,3 +65,18 @@ fn every_layer_is_named_and_linked_and_no_link_leads_nowhere() {
     }
     assert!(broken.is_empty(), "links that lead nowhere:\n{broken:#?}");
 }
+
+#[test]
+fn every_file_that_the_documents_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for document in ["ARCHITECTURE.md", "README.md"] {
+        let text = std::fs::read_to_string(root.join(document)).expect("a document");
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_path = name.contains('/') && name.ends_with(".rs") && !name.contains(char::is_whitespace);
+            assert!(
+                !is_path || root.join(name).exists(),
+                "{document} names {name}, which is not there"
+            );
+        }
+    }
+}
