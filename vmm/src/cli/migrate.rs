@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// The VM.
     #[arg(value_name = "NAME")]
     vm: VmAddress,
-    /// Where the receiver listens: the first line that \"vm receive\" says.
+    /// Where the receiver listens: the first line that "vm receive" says.
     #[arg(value_name = "URI", value_parser = peer)]
     uri: Uri,
     /// The longest pause that the guest may suffer, with its unit; else 300ms.
