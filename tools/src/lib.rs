@@ -7,5 +7,8 @@
 
 pub mod bench;
 pub mod memory;
+pub mod precedence;
+pub mod report;
+pub mod silence;
 pub mod stamped;
 pub mod stats;

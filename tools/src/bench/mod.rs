@@ -1,32 +1,87 @@
-//! The measurements, one function each; every one returns the values of a single run.
+//! The measurements. Each is made of independent runs, and a run tells the values that it found and the time lines behind
+//! them.
 
-use std::path::{Path, PathBuf};
+mod migration;
+mod snapshot;
+mod start;
+
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use serde::Serialize;
 
-use crate::memory::pss_beside_guest;
-use crate::stamped::{StampedVm, longest_gap};
+use crate::precedence::Precedence;
+use crate::silence::Timeline;
+use crate::stamped::StampedVm;
 
-const MIB: u64 = 1 << 20;
 /// So long the guest's beats are listened to before and after an operation.
 const AROUND: Duration = Duration::from_millis(200);
 
-/// One measured value: what it is, with its unit, and how much.
-pub type Value = (String, f64);
+/// One thing that is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Measurement {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What a run takes of the machine's memory at most, in MiB.
+    pub memory_mib: u64,
+    /// Makes one run.
+    pub run: fn(&Bench) -> Result<Run>,
+}
 
-/// Where things are.
+/// All that is measured.
+pub const MEASUREMENTS: &[Measurement] = &[
+    Measurement {
+        name: "start",
+        memory_mib: 64,
+        run: start::run,
+    },
+    Measurement {
+        name: "snapshot",
+        memory_mib: 1200,
+        run: snapshot::run,
+    },
+    Measurement {
+        name: "idle",
+        memory_mib: 1200,
+        run: |bench| migration::run(bench, 0),
+    },
+    Measurement {
+        name: "dirtying",
+        memory_mib: 1200,
+        run: |bench| migration::run(bench, 200),
+    },
+];
+
+/// What one run found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Run {
+    /// What was measured, with its unit, and how much.
+    pub values: Vec<(String, f64)>,
+    /// When the guest's consoles had something to say.
+    pub consoles: Vec<Timeline>,
+}
+
+impl Run {
+    fn value(&mut self, what: impl Into<String>, value: f64) {
+        self.values.push((what.into(), value));
+    }
+
+    fn console(&mut self, console: &'static str, vm: &StampedVm, began: Instant) {
+        self.consoles.extend(Timeline::of(console, vm.arrived(), began));
+    }
+}
+
+/// Where things are, and how they are started.
 #[derive(Clone, Debug)]
 pub struct Bench {
     /// The program under test.
     pub vm: PathBuf,
     /// A folder on tmpfs for sockets and snapshots.
     pub scratch: PathBuf,
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+    /// Whether the program goes before what else runs on the machine.
+    pub precedence: Precedence,
 }
 
 impl Bench {
@@ -36,121 +91,32 @@ impl Bench {
         command
     }
 
-    fn run_to_end(&self, args: &[&str]) -> Result<Duration> {
-        let started = Instant::now();
-        let output = self.command(args).stdin(Stdio::null()).output()?;
-        let took = started.elapsed();
-        ensure!(
-            output.status.success(),
-            "vm {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(took)
+    /// Starts something with the precedence that measured processes have.
+    fn with_precedence<T>(&self, start: impl FnOnce() -> T) -> T {
+        self.precedence.take();
+        let started = start();
+        Precedence::None.take();
+        started
+    }
+
+    fn start(&self, args: &[&str]) -> Result<StampedVm> {
+        let mut command = self.command(args);
+        self.with_precedence(|| StampedVm::start(&mut command))
     }
 
     fn guest(&self, name: &str, mib: u64, cmdline: &str) -> Result<StampedVm> {
         let memory = format!("{mib}M");
-        StampedVm::start(&mut self.command(&["run", "--name", name, "--memory", &memory, "--cmdline", cmdline]))
+        self.start(&["run", "--name", name, "--memory", &memory, "--cmdline", cmdline])
     }
 
-    fn listen(vm: &StampedVm, how_long: Duration) -> Result<()> {
-        let until = Instant::now() + how_long;
-        while vm.next()?.at < until {}
-        Ok(())
+    /// Runs a command to its end; returns when that was.
+    fn run_to_end(&self, args: &[&str]) -> Result<Instant> {
+        let mut command = self.command(args);
+        command.stdin(Stdio::null());
+        let output = self.with_precedence(|| command.output())?;
+        let ended = Instant::now();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "vm {args:?}: {said}");
+        Ok(ended)
     }
-
-    /// From exec to the guest's first output, and the memory beside the guest once it works.
-    ///
-    /// # Errors
-    ///
-    /// If the program or the guest fails.
-    pub fn start(&self) -> Result<Vec<Value>> {
-        let vm = self.guest("start", 128, "mib=8 beat=1")?;
-        let first = vm.next()?.at.duration_since(vm.started);
-        vm.wait_for("ready")?;
-        Self::listen(&vm, AROUND)?;
-        let beside = pss_beside_guest(vm.pid(), 128 * MIB)?;
-        let kib = u32::try_from(beside).context("a sensible size")?;
-        Ok(vec![
-            ("start: exec to first output, 128 MiB, ms".into(), ms(first)),
-            ("start: PSS beside the guest, MiB".into(), f64::from(kib) / 1024.0),
-        ])
-    }
-
-    /// A snapshot of a running guest of 512 MiB: its duration, the guest's silence, the file's size; then restores of it.
-    ///
-    /// # Errors
-    ///
-    /// If the program or the guest fails.
-    pub fn snapshot_and_restore(&self) -> Result<Vec<Value>> {
-        let file = self.scratch.join("bench.tern");
-        let path = file.to_str().context("the scratch folder's name is text")?;
-        let vm = self.guest("save", 512, "mib=480 beat=1")?;
-        vm.wait_for("ready")?;
-        Self::listen(&vm, AROUND)?;
-        drop(vm.arrived());
-        let took = self.run_to_end(&["snapshot", "save", path])?;
-        let mut around = vm.arrived();
-        around.push(vm.next()?);
-        let mut values = vec![
-            ("snapshot: 512 MiB full, vm snapshot in all, ms".into(), ms(took)),
-            ("snapshot: guest silent, ms".into(), ms(longest_gap(&around))),
-            ("snapshot: file on disk, MiB".into(), disk_mib(&file)?),
-        ];
-        drop(vm);
-        for (how, what) in [("none", "mapped privately"), ("full", "verified")] {
-            let verify = format!("--verify={how}");
-            let mut vm = StampedVm::start(&mut self.command(&["restore", path, "--name", "restored", &verify]))?;
-            let first = vm.next()?.at.duration_since(vm.started);
-            values.push((format!("restore: exec to first heartbeat, {what}, ms"), ms(first)));
-            vm.type_keys("v")?;
-            let verified = vm.wait_for("verify ok")?.duration_since(vm.started);
-            values.push((
-                format!("restore: exec to every page verified by the guest, {what}, ms"),
-                ms(verified),
-            ));
-        }
-        std::fs::remove_file(&file)?;
-        Ok(values)
-    }
-
-    /// A live migration of 512 MiB to another process over TCP; `rate` MiB/s are dirtied meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// If the program or the guest fails.
-    pub fn migrate(&self, rate: u64) -> Result<Vec<Value>> {
-        let source = self.guest("source", 512, &format!("mib=480 beat=1 rate={rate} dirty=256"))?;
-        source.wait_for("ready")?;
-        let target = StampedVm::start(&mut self.command(&["receive", "tcp:127.0.0.1:0", "--name", "target"]))?;
-        let uri = target.first_message()?;
-        Self::listen(&source, AROUND)?;
-        drop(source.arrived());
-        let took = self.run_to_end(&["migrate", "source", &uri, "--downtime-limit", "30ms"])?;
-        let mut beats = source.arrived();
-        let last = beats.last().context("the source beats until the pause")?.at;
-        let first = target.next()?;
-        let gap = first.at.duration_since(last);
-        beats.push(first);
-        let mut target = target;
-        target.type_keys("v")?;
-        target.wait_for("verify ok")?;
-        Ok(vec![
-            (
-                format!("migration: 512 MiB full, {rate} MiB/s dirtied, vm migrate in all, ms"),
-                ms(took),
-            ),
-            (
-                format!("migration: {rate} MiB/s dirtied, gap between heartbeats, ms"),
-                ms(gap),
-            ),
-        ])
-    }
-}
-
-/// What a file takes on its file system.
-fn disk_mib(path: &Path) -> Result<f64> {
-    use std::os::unix::fs::MetadataExt;
-    let blocks = u32::try_from(std::fs::metadata(path)?.blocks()).context("a sensible size")?;
-    Ok(f64::from(blocks) / 2048.0)
 }

@@ -1,13 +1,15 @@
 //! The benchmark: prints a table of medians and spreads, and keeps the raw values.
 
-use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use tern_tools::bench::{Bench, Value};
-use tern_tools::stats::Summary;
+use tern_tools::bench::{Bench, MEASUREMENTS};
+use tern_tools::memory::warm;
+use tern_tools::precedence::Precedence;
+use tern_tools::report::{ProgramRun, Report};
 
 /// Measures Tern from outside, on this machine's /dev/kvm.
 ///
@@ -17,69 +19,69 @@ struct Arguments {
     /// How often each thing is measured; 9 or more for figures that are quoted.
     #[arg(long, default_value_t = 9)]
     runs: u32,
-    /// The program to measure; built in release mode where none is given.
+    /// A program to measure, built in release mode where none is given. Given several times, their runs alternate, so that
+    /// they are compared under the same circumstances.
     #[arg(long)]
-    vm: Option<PathBuf>,
+    vm: Vec<PathBuf>,
     /// A folder on tmpfs.
     #[arg(long, default_value = "/dev/shm/tern-bench")]
     scratch: PathBuf,
-    /// Where the raw values are kept, as JSON.
+    /// Where everything that was measured is kept, as JSON.
     #[arg(long, default_value = "target/bench.json")]
     raw: PathBuf,
-    /// Measure only what has this in its name: start, snapshot, idle, dirtying.
+    /// Measure only this: start, snapshot, idle, dirtying. May be given several times.
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
+    /// Let the program go before what else runs on the machine, so that figures come closer to those of an idle one. Needs
+    /// the right to lower niceness.
+    #[arg(long)]
+    precedence: bool,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let vm = match arguments.vm {
-        Some(vm) => vm,
-        None => build()?,
+    let programs = match arguments.vm {
+        given if given.is_empty() => vec![build()?],
+        given => given,
     };
-    std::fs::create_dir_all(&arguments.scratch)?;
-    let bench = Bench {
-        vm,
-        scratch: arguments.scratch,
+    let mut folder = std::fs::DirBuilder::new();
+    folder.mode(0o700).recursive(true).create(&arguments.scratch)?;
+    let bench = |vm: &PathBuf| Bench {
+        vm: vm.clone(),
+        scratch: arguments.scratch.clone(),
+        precedence: if arguments.precedence {
+            Precedence::OverOthers
+        } else {
+            Precedence::None
+        },
     };
-    type Measure<'a> = &'a dyn Fn() -> Result<Vec<Value>>;
-    let measurements: [(&str, Measure<'_>); 4] = [
-        ("start", &|| bench.start()),
-        ("snapshot", &|| bench.snapshot_and_restore()),
-        ("idle", &|| bench.migrate(0)),
-        ("dirtying", &|| bench.migrate(200)),
-    ];
-    let mut order = Vec::new();
-    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for (name, measure) in measurements {
-        if arguments.only.as_deref().is_some_and(|only| !name.contains(only)) {
+    let benches: Vec<_> = programs.iter().map(bench).collect();
+    let mut report = Report::begin(programs, arguments.precedence);
+    for measurement in MEASUREMENTS {
+        let name = measurement.name;
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
             continue;
         }
-        // Memory that was given back to the host is slow when it is touched again; the first run warms it and is dropped.
-        measure().with_context(|| format!("warming up {name}"))?;
-        for run in 0..arguments.runs {
-            eprint!("\r{name} {}/{} ", run + 1, arguments.runs);
-            for (what, value) in measure().with_context(|| format!("{name}, run {run}"))? {
-                if !values.contains_key(&what) {
-                    order.push(what.clone());
+        // Run 0 warms the caches and is dropped.
+        for run in 0..=arguments.runs {
+            eprint!("\r{name} {run}/{} ", arguments.runs);
+            for (program, bench) in benches.iter().enumerate() {
+                warm(measurement.memory_mib);
+                let found = (measurement.run)(bench).with_context(|| format!("{name}, run {run}"))?;
+                if run > 0 {
+                    report.runs.push(ProgramRun {
+                        program,
+                        measurement: name,
+                        run: found,
+                    });
                 }
-                values.entry(what).or_default().push(value);
             }
         }
         eprintln!();
     }
-    let summaries: Vec<_> = order
-        .iter()
-        .filter_map(|what| Summary::of(what, &values[what]))
-        .collect();
-    println!("{:<72} {:>9} {:>9} {:>9}", "what", "median", "least", "greatest");
-    for summary in &summaries {
-        println!(
-            "{:<72} {:>9.2} {:>9.2} {:>9.2}",
-            summary.what, summary.median, summary.least, summary.greatest
-        );
-    }
-    std::fs::write(&arguments.raw, serde_json::to_vec_pretty(&summaries)?)?;
+    print!("{}", report.table());
+    std::fs::write(&arguments.raw, report.to_json()?)
+        .with_context(|| format!("cannot keep the raw values in {}", arguments.raw.display()))?;
     eprintln!("raw values: {}", arguments.raw.display());
     Ok(())
 }

@@ -69,13 +69,13 @@ impl Talk {
                         return Ok(result);
                     }
                 }
-                Ok(None) => {
-                    let state = self.ask("query-migrate", json!({}))?;
-                    if status_of(&state).is_final() {
-                        return Ok(state);
-                    }
-                    messages.progress(progress(what, &state));
-                }
+                Ok(None) => match self.client.execute("query-migrate", json!({})) {
+                    Ok(state) if status_of(&state).is_final() => return Ok(state),
+                    Ok(state) => messages.progress(progress(what, &state)),
+                    // The end came instead of the answer, and is found among the events.
+                    Err(ClientError::Closed) => {}
+                    Err(error) => return Err(CliError::of_vm(&self.address, error)),
+                },
                 Err(ClientError::Closed) => {
                     let why = "its process ended before it said how it went";
                     return Err(CliError::Start(format!("{what}: {why}")));
@@ -140,7 +140,11 @@ mod tests {
         test_support::TempDir,
         unix_socket::PrivateListener,
     };
-    use std::sync::Arc;
+    use std::{
+        io::{BufRead, BufReader, Write},
+        os::unix::net::UnixListener,
+        sync::Arc,
+    };
 
     /// What a command sees that follows a migration which ends like this.
     fn follow(status: MigrationStatus, with_event: bool, then_ends: bool) -> Result<Value, CliError> {
@@ -192,6 +196,30 @@ mod tests {
     fn a_completed_migration_is_seen_although_the_process_ends_at_once() {
         let state = follow(MigrationStatus::Completed, true, true).expect("completed");
         assert_eq!(state["status"], "completed");
+    }
+
+    #[test]
+    fn a_completed_migration_is_seen_although_it_ends_in_the_moment_of_asking() {
+        let dir = TempDir::new();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).expect("a fresh path");
+        let result = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let requests = BufReader::new(stream.try_clone().expect("a descriptor"));
+                writeln!(stream, r#"{{"QMP":{{"version":{{}},"capabilities":[]}}}}"#).expect("it listens");
+                for (id, request) in (0..).zip(requests.lines().map_while(Result::ok)) {
+                    if request.contains("query-migrate") {
+                        let end = r#"{"event":"MIGRATION","data":{"x-tern-result":{"status":"completed"}}}"#;
+                        return writeln!(stream, "{end}").expect("it listens");
+                    }
+                    writeln!(stream, r#"{{"return":{{}},"id":{id}}}"#).expect("it listens");
+                }
+            });
+            let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
+            talk.follow("the migration", "migrate", json!({}), Messages::new(true))
+        });
+        assert_eq!(result.expect("completed")["status"], "completed");
     }
 
     #[test]

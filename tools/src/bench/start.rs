@@ -1,0 +1,25 @@
+//! A guest's start, and what the VMM takes beside it.
+
+use anyhow::Result;
+
+use super::{AROUND, Bench, Run};
+use crate::memory::{Beside, MIB};
+use crate::silence::ms;
+
+const GUEST_MIB: u64 = 128;
+
+/// From exec to the guest's first output, and the memory beside the guest once it works.
+pub(super) fn run(bench: &Bench) -> Result<Run> {
+    let mut run = Run::default();
+    let mut vm = bench.guest("start", GUEST_MIB, "mib=8 beat=1")?;
+    let first = vm.next()?.at - vm.started;
+    run.value("start: exec to first output, 128 MiB, ms", ms(first));
+    vm.wait_for("ready")?;
+    vm.listen(AROUND)?;
+    let beside = Beside::of_process(vm.pid(), GUEST_MIB * MIB)?;
+    run.value("start: PSS beside the guest, MiB", beside.share_mib);
+    run.value("start: private dirty beside the guest, MiB", beside.written_mib);
+    run.console("guest", &vm, vm.started);
+    vm.finish()?;
+    Ok(run)
+}
