@@ -137,7 +137,10 @@ impl Report {
 /// How many threads have wanted to run in the last minute.
 fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+    text.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -159,9 +162,19 @@ mod tests {
             });
         }
         let table = report.table();
-        let lines: Vec<_> = table.lines().skip(1).map(|line| line.split_once(' ').expect("columns")).collect();
-        assert_eq!(lines.iter().map(|line| line.0).collect::<Vec<_>>(), ["[0]", "[1]", "[0]", "[1]"]);
-        assert!(lines[1].1.contains("6.00") && lines[1].1.starts_with("start"), "{table}");
+        let lines: Vec<_> = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_once(' ').expect("columns"))
+            .collect();
+        assert_eq!(
+            lines.iter().map(|line| line.0).collect::<Vec<_>>(),
+            ["[0]", "[1]", "[0]", "[1]"]
+        );
+        assert!(
+            lines[1].1.contains("6.00") && lines[1].1.starts_with("start"),
+            "{table}"
+        );
         let json: serde_json::Value = serde_json::from_slice(&report.to_json().expect("sound")).expect("JSON");
         assert_eq!(json["summaries"][1]["raw"], serde_json::json!([5.0, 7.0]));
         assert_eq!(json["runs"][3]["values"][0][1], 7.0);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::precedence::Precedence;
+use crate::precedence;
 
 /// How long a guest may take for anything before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -82,7 +82,7 @@ impl StampedVm {
     /// # Errors
     ///
     /// If the console ends or stays silent, or the guest says that something is wrong.
-    pub fn next(&mut self) -> Result<&Stamped> {
+    pub fn next_arrival(&mut self) -> Result<&Stamped> {
         match self.arriving.recv_timeout(PATIENCE) {
             Ok(stamped) => self.note(stamped),
             Err(RecvTimeoutError::Timeout) => bail!("the guest is silent"),
@@ -106,10 +106,10 @@ impl StampedVm {
     ///
     /// # Errors
     ///
-    /// As [`Self::next`].
+    /// As [`Self::next_arrival`].
     pub fn listen(&mut self, how_long: Duration) -> Result<()> {
         let until = Instant::now() + how_long;
-        while self.next()?.at < until {}
+        while self.next_arrival()?.at < until {}
         Ok(())
     }
 
@@ -117,9 +117,9 @@ impl StampedVm {
     ///
     /// # Errors
     ///
-    /// As [`Self::next`], or if something else came.
+    /// As [`Self::next_arrival`], or if something else came.
     pub fn first_beat(&mut self) -> Result<Instant> {
-        let first = self.next()?;
+        let first = self.next_arrival()?;
         ensure!(
             first.bytes.starts_with(b"."),
             "the guest begins with {:?} instead of a heartbeat",
@@ -132,14 +132,14 @@ impl StampedVm {
     ///
     /// # Errors
     ///
-    /// As [`Self::next`].
+    /// As [`Self::next_arrival`].
     pub fn wait_for(&mut self, text: &str) -> Result<Instant> {
         loop {
             if let Some(found) = self.unread.find(text) {
                 self.unread.drain(..found + text.len());
                 return Ok(self.arrived.last().map_or(self.started, |last| last.at));
             }
-            self.next()?;
+            self.next_arrival()?;
         }
     }
 
@@ -170,7 +170,10 @@ impl StampedVm {
     pub fn first_message(&self) -> Result<String> {
         let mut text = String::new();
         loop {
-            let more = self.messages.recv_timeout(PATIENCE).context("the process says nothing")?;
+            let more = self
+                .messages
+                .recv_timeout(PATIENCE)
+                .context("the process says nothing")?;
             text.push_str(&String::from_utf8_lossy(&more.bytes));
             if let Some((line, _)) = text.split_once('\n') {
                 return Ok(line.to_owned());
@@ -223,7 +226,7 @@ fn stamp(reader: PipeReader) -> Receiver<Stamped> {
     let (stamped, arriving) = channel();
     thread::spawn(move || {
         // A clock that is read late is the benchmark's fault and not the guest's.
-        Precedence::OverOthers.take();
+        precedence::go_first();
         read_to_end(reader, &stamped);
     });
     arriving

@@ -16,7 +16,7 @@ pub(super) fn run(bench: &Bench, rate: u64) -> Result<Run> {
     source.wait_for("ready")?;
     let mut target = bench.start(&["receive", "tcp:127.0.0.1:0", "--name", "target"])?;
     let uri = target.first_message()?;
-    warm(600);
+    warm(600)?;
     let listening = Instant::now();
     source.listen(AROUND)?;
 
@@ -28,7 +28,10 @@ pub(super) fn run(bench: &Bench, rate: u64) -> Result<Run> {
     target.listen(AROUND)?;
 
     run.value(format!("{name}: vm migrate in all, ms"), ms(ended - began));
-    run.value(format!("{name}: gap between heartbeats, ms"), ms(first.saturating_duration_since(last)));
+    run.value(
+        format!("{name}: gap between heartbeats, ms"),
+        ms(first.saturating_duration_since(last)),
+    );
     let quiet = longest(source.arrived(), listening, began);
     run.value(format!("{name}: longest gap before it, ms"), ms(quiet));
     let rounds = longest(source.arrived(), began, last);

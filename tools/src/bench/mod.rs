@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::precedence::Precedence;
 use crate::silence::Timeline;
 use crate::stamped::StampedVm;
 
@@ -80,8 +79,6 @@ pub struct Bench {
     pub vm: PathBuf,
     /// A folder on tmpfs for sockets and snapshots.
     pub scratch: PathBuf,
-    /// Whether the program goes before what else runs on the machine.
-    pub precedence: Precedence,
 }
 
 impl Bench {
@@ -91,17 +88,8 @@ impl Bench {
         command
     }
 
-    /// Starts something with the precedence that measured processes have.
-    fn with_precedence<T>(&self, start: impl FnOnce() -> T) -> T {
-        self.precedence.take();
-        let started = start();
-        Precedence::None.take();
-        started
-    }
-
     fn start(&self, args: &[&str]) -> Result<StampedVm> {
-        let mut command = self.command(args);
-        self.with_precedence(|| StampedVm::start(&mut command))
+        StampedVm::start(&mut self.command(args))
     }
 
     fn guest(&self, name: &str, mib: u64, cmdline: &str) -> Result<StampedVm> {
@@ -111,9 +99,7 @@ impl Bench {
 
     /// Runs a command to its end; returns when that was.
     fn run_to_end(&self, args: &[&str]) -> Result<Instant> {
-        let mut command = self.command(args);
-        command.stdin(Stdio::null());
-        let output = self.with_precedence(|| command.output())?;
+        let output = self.command(args).stdin(Stdio::null()).output()?;
         let ended = Instant::now();
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "vm {args:?}: {said}");

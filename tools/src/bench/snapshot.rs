@@ -26,7 +26,7 @@ pub(super) fn run(bench: &Bench) -> Result<Run> {
 fn save(bench: &Bench, run: &mut Run, file: &Path, path: &str) -> Result<()> {
     let mut vm = bench.guest("save", 512, "mib=480 beat=1")?;
     vm.wait_for("ready")?;
-    warm(600);
+    warm(600)?;
     vm.listen(AROUND)?;
     let began = Instant::now();
     let ended = bench.run_to_end(&["snapshot", "save", path])?;
@@ -41,7 +41,7 @@ fn save(bench: &Bench, run: &mut Run, file: &Path, path: &str) -> Result<()> {
 }
 
 fn restore(bench: &Bench, run: &mut Run, path: &str, verify: &str, what: &'static str) -> Result<()> {
-    warm(600);
+    warm(600)?;
     let verify = format!("--verify={verify}");
     let mut vm = bench.start(&["restore", path, "--name", "restored", &verify])?;
     let first = vm.first_beat()? - vm.started;

@@ -12,7 +12,7 @@ const GUEST_MIB: u64 = 128;
 pub(super) fn run(bench: &Bench) -> Result<Run> {
     let mut run = Run::default();
     let mut vm = bench.guest("start", GUEST_MIB, "mib=8 beat=1")?;
-    let first = vm.next()?.at - vm.started;
+    let first = vm.next_arrival()?.at - vm.started;
     run.value("start: exec to first output, 128 MiB, ms", ms(first));
     vm.wait_for("ready")?;
     vm.listen(AROUND)?;

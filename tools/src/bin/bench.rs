@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tern_tools::bench::{Bench, MEASUREMENTS};
 use tern_tools::memory::warm;
-use tern_tools::precedence::Precedence;
+use tern_tools::precedence::{self, SessionGoesFirst};
 use tern_tools::report::{ProgramRun, Report};
 
 /// Measures Tern from outside, on this machine's /dev/kvm.
@@ -49,12 +49,11 @@ fn main() -> Result<()> {
     let bench = |vm: &PathBuf| Bench {
         vm: vm.clone(),
         scratch: arguments.scratch.clone(),
-        precedence: if arguments.precedence {
-            Precedence::OverOthers
-        } else {
-            Precedence::None
-        },
     };
+    let _first = arguments.precedence.then(|| {
+        precedence::go_first();
+        SessionGoesFirst::begin()
+    });
     let benches: Vec<_> = programs.iter().map(bench).collect();
     let mut report = Report::begin(programs, arguments.precedence);
     for measurement in MEASUREMENTS {
@@ -66,7 +65,7 @@ fn main() -> Result<()> {
         for run in 0..=arguments.runs {
             eprint!("\r{name} {run}/{} ", arguments.runs);
             for (program, bench) in benches.iter().enumerate() {
-                warm(measurement.memory_mib);
+                warm(measurement.memory_mib)?;
                 let found = (measurement.run)(bench).with_context(|| format!("{name}, run {run}"))?;
                 if run > 0 {
                     report.runs.push(ProgramRun {
