@@ -16,7 +16,6 @@ mod cmdline;
 #[path = "../guest/pattern.rs"]
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_lossless,
     reason = "splitting a number into its halves is meant"
 )]
 mod pattern;
