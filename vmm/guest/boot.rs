@@ -17,6 +17,9 @@ pub const RING0_DATA: u16 = 0x18;
 pub const RING3_DATA: u16 = 0x23;
 /// Selector of the flat 64-bit code segment of ring 3.
 pub const RING3_CODE: u16 = 0x2b;
+/// RFLAGS at ring 3: interrupts on, and IOPL 3. The latter is for QEMU's emulated SVM, which refuses the I/O bitmap of a
+/// TSS that KVM has loaded; the bitmap is for a KVM whose IRETQ drops IOPL.
+pub const RING3_FLAGS: u32 = 0x3202;
 /// Selector of the first processor's TSS; the others follow in steps of 16.
 pub const FIRST_TSS: u16 = 0x30;
 /// How many processors the descriptor table has room for.
@@ -71,7 +74,7 @@ long_mode:
     lea rsp, [rdx + 4096]
     push {ring3_data}
     push qword ptr [rdx + {stack_top}]
-    push 0x202                      // interrupts on
+    push {ring3_flags}
     push {ring3_code}
     push offset ring3_entry
     mov edi, ebx
@@ -160,6 +163,7 @@ bsp_stack:
     ring0_code = const RING0_CODE,
     ring3_data = const RING3_DATA,
     ring3_code = const RING3_CODE,
+    ring3_flags = const RING3_FLAGS,
     first_tss = const FIRST_TSS,
     max_cpus = const MAX_CPUS,
     stack_bytes = const STACK_BYTES,

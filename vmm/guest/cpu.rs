@@ -21,6 +21,8 @@ pub struct Cpu {
     counters: [AtomicU64; COUNTED_VECTORS],
     /// What the hypervisor writes for the kvmclock of this processor.
     pub clock_page: [AtomicU64; 4],
+    /// Exceptions that ended the program: more than one if the message itself failed.
+    exceptions: AtomicU32,
     /// The local APIC's id.
     pub apic_id: AtomicU32,
     /// The [`Stage`] that the processor has reached; 0 for none.
@@ -113,4 +115,6 @@ impl Cpu {
 
     /// Offset of the interrupt counters, for the handlers.
     pub const COUNTERS: usize = core::mem::offset_of!(Cpu, counters);
+    /// Offset of the count of exceptions, for the same.
+    pub const EXCEPTIONS: usize = core::mem::offset_of!(Cpu, exceptions);
 }

@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
-use crate::boot::{RING0_CODE, RING3_CODE, RING3_DATA};
+use crate::boot::{RING0_CODE, RING3_CODE, RING3_DATA, RING3_FLAGS};
 use crate::console::{self, line};
 use crate::cpu::{COUNTED_VECTORS, Cpu};
 use crate::ports::{self, EXIT_PANIC};
@@ -30,6 +30,9 @@ pub const PIC_SECOND: u8 = 0x70;
 pub const SPURIOUS: u8 = 0x7f;
 
 const _: () = assert!(FIRST_ANSWER as usize + crate::boot::MAX_CPUS <= PIC_SECOND as usize);
+
+/// In RFLAGS.
+const INTERRUPTS_ON: u32 = 0x200;
 
 const EXCEPTIONS: usize = 32;
 const EXCEPTION_STUB_BYTES: usize = 16;
@@ -130,12 +133,21 @@ exception:                          // vector, error code, RIP, CS, ...: tell th
     mov rcx, cr2
     mov rax, rsp
     and rax, -4096
+    inc dword ptr [rax + {exceptions}]
+    cmp dword ptr [rax + {exceptions}], 1
+    jne fatal
     push {ring3_data}
     push qword ptr [rax + {stack_top}]
-    push 2                          // interrupts off
+    push {ring3_flags}
     push {ring3_code}
     push offset exception_at_ring3
     iretq
+
+fatal:                              // not even the message worked: a shutdown is one, too
+    push 0
+    push 0
+    lidt [rsp]
+    ud2
 
 exception_at_ring3:
     xor ebp, ebp
@@ -162,6 +174,8 @@ interrupt_stubs:
 "#,
     counted_vectors = const COUNTED_VECTORS,
     counters = const Cpu::COUNTERS,
+    exceptions = const Cpu::EXCEPTIONS,
+    ring3_flags = const RING3_FLAGS & !INTERRUPTS_ON,
     stack_top = const core::mem::offset_of!(Cpu, stack_top),
     ring3_data = const RING3_DATA,
     ring3_code = const RING3_CODE,
