@@ -1,5 +1,6 @@
 //! A virtual machine in the test's own process, by the library that `vm` is made of.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use vmm::accel::qtest::QtestAccel;
 use vmm::vm::{Arrival, Arrivals, Factory, Host, ThreadRunner, Vm, VmSpec};
 use vmstate::qom::{Obj, TypeTable};
+use vmstate::state::encode;
 
 use crate::guest::EmbeddedGuest;
 use crate::log::{Log, PATIENCE};
@@ -182,7 +184,7 @@ impl EmbeddedGuest for Machine {
 /// An object's state as it travels: whose, described by what, in which bytes.
 pub type EncodedSection = (String, String, Vec<u8>);
 
-/// The state of every object of a VM that stands still, as it would travel.
+/// The state of every object of a VM that stands still, as the sections of a file have it.
 ///
 /// # Panics
 ///
@@ -193,10 +195,25 @@ pub fn encoded_state(vm: &Vm) -> Vec<EncodedSection> {
     let table = SchemaTable::new(&vm.schemas());
     let sections = vm.sections().expect("the state can be saved");
     let encoded = sections.into_iter().map(|section| {
-        let bytes = migration::section::encode(&table, &section).expect("the state fits its description");
+        let (_, schema) = table.get(&section.path, &section.description).expect("announced");
+        let bytes = encode(schema, &section.value).expect("the state fits its description");
         (section.path, section.description, bytes)
     });
     encoded.collect()
+}
+
+/// Expects that states are the same, byte for byte.
+///
+/// # Panics
+///
+/// If they are not; the sections that differ are named.
+#[track_caller]
+pub fn assert_same_state(what: &str, one: &[EncodedSection], other: &[EncodedSection]) {
+    let differing: Vec<_> = one.iter().zip(other).filter(|(one, other)| one != other).collect();
+    assert!(
+        differing.is_empty() && one.len() == other.len(),
+        "{what}: {differing:?}"
+    );
 }
 
 /// A digest of every RAM block of a VM, by name.
@@ -206,9 +223,44 @@ pub fn encoded_state(vm: &Vm) -> Vec<EncodedSection> {
 /// If a block cannot be read.
 #[must_use]
 pub fn ram_digests(vm: &Vm) -> Vec<(String, ContentHash)> {
-    let digest = |block: Arc<RamBlock>| {
-        let hash = hash_of(&block, block.size()).expect("all of a block can be read");
+    let digest = |block: &Arc<RamBlock>| {
+        let hash = hash_of(block, block.size()).expect("all of a block can be read");
         (block.name().to_owned(), hash)
     };
-    vm.ram().into_iter().map(digest).collect()
+    vm.ram().iter().map(digest).collect()
+}
+
+/// Where the RAM of two VMs differs: block by block, the ranges of bytes, joined where less than 16 lie between them.
+///
+/// # Panics
+///
+/// If a block cannot be read.
+#[must_use]
+pub fn ram_differences(one: &Vm, other: &Vm) -> Vec<(String, Range<u64>)> {
+    const STEP: u64 = 1 << 20;
+    let mut found: Vec<(String, Range<u64>)> = Vec::new();
+    for (one, other) in one.ram().iter().zip(&other.ram()) {
+        assert_eq!((one.name(), one.size()), (other.name(), other.size()));
+        for start in (0..one.size()).step_by(1 << 20) {
+            let length = usize::try_from(STEP.min(one.size() - start)).expect("a MiB at most");
+            let [left, right] = [one, other].map(|block| {
+                let mut bytes = vec![0; length];
+                block.read(start, &mut bytes).expect("all of a block can be read");
+                bytes
+            });
+            if left == right {
+                continue;
+            }
+            let differs = (start..)
+                .zip(left.iter().zip(&right))
+                .filter(|(_, (left, right))| left != right);
+            for (at, _) in differs {
+                match found.last_mut() {
+                    Some((name, last)) if name == one.name() && at < last.end + 16 => last.end = at + 1,
+                    _ => found.push((one.name().to_owned(), at..at + 1)),
+                }
+            }
+        }
+    }
+    found
 }

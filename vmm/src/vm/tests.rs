@@ -259,17 +259,23 @@ fn a_guest_that_runs_elsewhere_never_runs_here_again() {
 
 #[test]
 fn a_guest_whose_whereabouts_are_unknown_is_decided_about_once() {
-    let decide: [fn(&Vm) -> Result<(), LifecycleError>; 2] = [Vm::resolve_resume, Vm::resolve_discard];
-    for (decision, end) in [(0, RunState::Running), (1, RunState::Shutdown)] {
+    let decide = |vm: &Vm, discard| {
+        if discard {
+            vm.resolve_discard()
+        } else {
+            vm.resolve_resume()
+        }
+    };
+    for (discard, end) in [(false, RunState::Running), (true, RunState::Shutdown)] {
         let rig = Rig::running();
         rig.vm.resolve_discard().expect_err("nothing to decide");
         rig.vm.pause().expect("pauses");
         rig.vm.undecided();
         rig.vm.cont().expect_err("not by the way");
-        decide[decision](&rig.vm).expect("decided");
+        decide(&rig.vm, discard).expect("decided");
         assert_eq!(rig.state(), end);
-        for again in decide {
-            again(&rig.vm).expect_err("decided already");
+        for again in [false, true] {
+            decide(&rig.vm, again).expect_err("decided already");
         }
         assert_eq!(rig.state(), end);
         assert_eq!(rig.vm.status().ending().is_some(), end == RunState::Shutdown);
