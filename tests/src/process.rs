@@ -7,6 +7,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use vmm::monitor::client::Client;
+
 use crate::binary;
 use crate::guest::EmbeddedGuest;
 use crate::log::Log;
@@ -65,19 +67,39 @@ impl Scratch {
         self.0.join(name)
     }
 
-    /// The names of everything in the folder and below, sorted.
+    /// Every file and socket in the folder and below, by its path from here, sorted.
     ///
     /// # Panics
     ///
     /// If the folder cannot be read.
     #[must_use]
     pub fn contents(&self) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(&self.0)
-            .expect("the scratch folder can be read")
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
+        let (mut files, mut folders) = (Vec::new(), vec![self.0.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).expect("a scratch folder can be read") {
+                let entry = entry.expect("an entry");
+                if entry.file_type().expect("an entry has a type").is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    let path = entry.path();
+                    let path = path.strip_prefix(&self.0).expect("it lies in the folder");
+                    files.push(path.to_string_lossy().into_owned());
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+
+    /// Connects to the monitor of a VM whose runtime folder is here.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such VM.
+    #[must_use]
+    #[track_caller]
+    pub fn monitor(&self, name: &str) -> Client {
+        Client::connect(&self.file(&format!("tern/{name}.sock"))).expect("the VM's monitor answers")
     }
 
     /// `vm` with these arguments, its runtime folder here, and nothing of this process's environment but the path.

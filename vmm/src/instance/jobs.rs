@@ -283,7 +283,9 @@ impl Jobs {
         };
         spawn("migration", move || {
             let dies = EndOnPanic(&job);
-            match receiver.accept(&factory, &options, &job.cancel, &job.gauges) {
+            // Its socket is gone from the file system before anybody hears of the end and the process goes.
+            let accept = |receiver: Receiver| receiver.accept(&factory, &options, &job.cancel, &job.gauges);
+            match accept(receiver) {
                 Ok(_) => job.end(MigrationStatus::Completed, None, None),
                 Err(ReceiveError::Failed(Failure::Cancelled)) => {
                     job.end(MigrationStatus::Cancelled, None, None);
