@@ -54,7 +54,6 @@ pub const CPU_MODELS: &[CpuModel] = &[
             physical_address_bits: 40,
             features: &[
                 "fpu",
-                "vme",
                 "de",
                 "pse",
                 "tsc",
@@ -413,6 +412,19 @@ mod tests {
             Some(0x3028)
         );
         assert_eq!(given.table.get(LEAF_XSAVE, 0), None);
+    }
+
+    #[test]
+    fn the_baseline_does_without_what_only_16_bit_guests_use() {
+        // Emulated hosts lack it, and some processors have it with an erratum.
+        let mut host = supported();
+        host.entry_mut(LEAF_FEATURES, 0).edx &= !CpuFeature::named("vme").expect("known").mask();
+        let host = HostCpu {
+            supported: &host,
+            tsc_khz: 1,
+        };
+        let baseline = CpuModel::named("x86-64-v1-1").expect("exists");
+        assert_eq!(baseline.table(&host, 1).missing, [""; 0]);
     }
 
     #[test]

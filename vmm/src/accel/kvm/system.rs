@@ -4,11 +4,13 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::cpuid::{CpuidEntry, CpuidTable};
 use hw::i386::xsave::XsaveLayout;
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_ADJUST_CLOCK, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IRQCHIP,
-    KVM_CAP_PIT2, KVM_CAP_SREGS2, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
+    KVM_CAP_PIT2, KVM_CAP_SREGS2, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_MAX_CPUID_ENTRIES,
+    kvm_enable_cap,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
@@ -104,15 +106,30 @@ fn supported(kvm: &Kvm) -> &'static Result<CpuidTable, i32> {
         let entries = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| error.errno())?;
-        Ok(CpuidTable::new(entries.as_slice().iter().map(|entry| CpuidEntry {
+        let mut table = CpuidTable::new(entries.as_slice().iter().map(|entry| CpuidEntry {
             leaf: entry.function,
             subleaf: entry.index,
             eax: entry.eax,
             ebx: entry.ebx,
             ecx: entry.ecx,
             edx: entry.edx,
-        })))
+        }));
+        let deadline_timer = kvm.check_extension_raw(KVM_CAP_TSC_DEADLINE_TIMER.into()) > 0;
+        add_unlisted(&mut table, deadline_timer);
+        Ok(table)
     })
+}
+
+/// Adds the features that every KVM can give and that older kernels leave out of the table: that there is a hypervisor
+/// goes without saying there, and the deadline timer depends on an interrupt controller in the kernel, so that a
+/// capability tells of it.
+fn add_unlisted(table: &mut CpuidTable, deadline_timer: bool) {
+    let unlisted = [("hypervisor", true), ("tsc-deadline", deadline_timer)];
+    let given = unlisted.into_iter().filter(|&(_, given)| given);
+    for feature in given.filter_map(|(name, _)| CpuFeature::named(name)) {
+        let entry = table.entry_mut(feature.leaf, feature.subleaf);
+        *entry.register_mut(feature.register) |= feature.mask();
+    }
 }
 
 /// Why `/dev/kvm` cannot be opened, with the remedy.
@@ -133,6 +150,17 @@ fn unavailable(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_older_kernels_do_not_list_is_offered_all_the_same() {
+        let feature = |name| CpuFeature::named(name).expect("a feature");
+        for deadline_timer in [false, true] {
+            let mut table = CpuidTable::default();
+            add_unlisted(&mut table, deadline_timer);
+            assert!(table.has(feature("hypervisor")));
+            assert_eq!(table.has(feature("tsc-deadline")), deadline_timer);
+        }
+    }
 
     #[test]
     fn a_missing_or_forbidden_device_comes_with_the_remedy() {
