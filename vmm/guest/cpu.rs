@@ -27,6 +27,8 @@ pub struct Cpu {
     pub apic_id: AtomicU32,
     /// The [`Stage`] that the processor has reached; 0 for none.
     pub stage: AtomicU32,
+    /// TSC ticks from one tick of the timer to the next, where it works by deadlines; else 0.
+    pub deadline_ticks: AtomicU64,
     /// Turns of the processor's main loop.
     pub turns: AtomicU64,
     /// Value of the [`PING`](crate::interrupts::PING) counter that was answered last.

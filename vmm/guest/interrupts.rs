@@ -1,8 +1,9 @@
 //! The interrupt descriptor table and its handlers, kept to a few instructions each since they run at ring 0.
 //!
 //! An interrupt adds one to its vector's counter in the processor's block and is acknowledged; ring 3 looks at the
-//! counters. UD2 at `ring0_gate` is a call, and three instructions of `ring0.rs` may fault to say that something is not
-//! there. Every other exception ends the program with a message.
+//! counters. That of a timer which works by deadlines also sets the next one. UD2 at `ring0_gate` is a call, and three
+//! instructions of `ring0.rs` may fault to say that something is not there. Every other exception ends the program with a
+//! message.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -52,6 +53,7 @@ unsafe extern "C" {
     static interrupt_stubs: u8;
     static exception_ud: u8;
     static exception_gp: u8;
+    static interrupt_timer: u8;
     static interrupt_spurious: u8;
 }
 
@@ -81,6 +83,7 @@ pub fn install_handlers() {
     for (number, entry) in table[EXCEPTIONS..COUNTED_VECTORS].iter_mut().enumerate() {
         *entry = gate(interrupts + (number * INTERRUPT_STUB_BYTES) as u64, 0);
     }
+    table[usize::from(TIMER)] = gate(address(&raw const interrupt_timer), 0);
     table[usize::from(SPURIOUS)] = gate(address(&raw const interrupt_spurious), 0);
 }
 
@@ -88,6 +91,7 @@ global_asm!(
     r#"
     .text
     .globl exception_stubs, interrupt_stubs, exception_ud, exception_gp, interrupt_spurious
+    .globl interrupt_timer
     .balign 16
 exception_stubs:
     .set vector, 0
@@ -153,6 +157,26 @@ exception_at_ring3:
     xor ebp, ebp
     call unexpected_exception
 
+interrupt_timer:                    // here, as ring 3 may be about to sleep until the next tick
+    push rax
+    mov rax, rsp
+    and rax, -4096
+    inc qword ptr [rax + {counters} + 8 * {timer}]
+    cmp qword ptr [rax + {deadline_ticks}], 0
+    je 1f
+    push rcx
+    push rdx
+    push r8
+    mov r8, [rax + {deadline_ticks}]
+    call ring0_set_deadline
+    pop r8
+    pop rdx
+    pop rcx
+1:  mov eax, 0xfee000b0             // the local APIC's end-of-interrupt register
+    mov dword ptr [rax], 0
+    pop rax
+    iretq
+
 interrupt_spurious:
     iretq
 
@@ -176,6 +200,8 @@ interrupt_stubs:
     counters = const Cpu::COUNTERS,
     exceptions = const Cpu::EXCEPTIONS,
     ring3_flags = const RING3_FLAGS & !INTERRUPTS_ON,
+    timer = const TIMER,
+    deadline_ticks = const core::mem::offset_of!(Cpu, deadline_ticks),
     stack_top = const core::mem::offset_of!(Cpu, stack_top),
     ring3_data = const RING3_DATA,
     ring3_code = const RING3_CODE,

@@ -11,6 +11,7 @@ global_asm!(
     r#"
     .text
     .globl ring0_call, ring0_gate, avx_probe, avx_absent, ring0_halt, ring0_read_msr, ring0_wrmsr, ring0_refused
+    .globl ring0_set_deadline
 ring0_call:
 ring0_gate:
     ud2
