@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use hw::i386::cpu::X86Cpu;
 use migration::snapshot::{RestoreOptions, SaveOptions, Snapshot, save};
@@ -153,6 +154,24 @@ fn a_guest_that_is_saved_while_it_runs_goes_on_as_if_nothing_had_been_asked() {
         copy.wait_beat();
         copy.verify();
     }
+}
+
+#[test]
+fn no_key_is_lost_on_its_way_to_a_guest_that_is_saved_all_the_time() {
+    needs_kvm!();
+    let mut guest = Site::new("kvm").boot(&spec(1, "mib=1 beat=0"));
+    guest.wait_ready();
+    let (files, vm) = (Scratch::in_memory(), Arc::clone(&guest.vm));
+    thread::scope(|scope| {
+        let saving = scope.spawn(|| {
+            for _ in 0..50 {
+                saved(&vm, &files.file("again"));
+            }
+        });
+        while !saving.is_finished() {
+            guest.verify();
+        }
+    });
 }
 
 #[test]

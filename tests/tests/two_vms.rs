@@ -1,0 +1,215 @@
+//! Several VMs in one process, moving past each other at once, have nothing in common.
+
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use migration::cancel::CancelToken;
+use migration::listener::Reach;
+use migration::precopy::{ReceiveOptions, Receiver, SendOptions, send};
+use migration::stats::{Gauges, SendReport};
+use migration::uri::Uri;
+use tern_tests::guest::EmbeddedGuest;
+use tern_tests::machine::{Machine, Site, assert_same_state, encoded_state, ram_differences};
+use tern_tests::needs_kvm;
+use tern_tests::process::Scratch;
+use vmm::run_state::RunState;
+use vmm::vm::{Vm, VmSpec};
+
+/// How often each VM moves.
+const LEGS: u64 = 3;
+
+/// Where a VM goes.
+struct Way {
+    receiver: Receiver,
+    to: Site,
+}
+
+impl Way {
+    fn new(uri: &str, accelerator: &str) -> Self {
+        let uri: Uri = uri.parse().expect("an address");
+        Self {
+            receiver: Receiver::bind(&uri, Reach::Loopback).expect("a free address"),
+            to: Site::new(accelerator),
+        }
+    }
+
+    /// Moves `vm`, as soon as the others are ready to move too.
+    fn go(&self, vm: &Vm, others: &Barrier) -> (Machine, SendReport) {
+        let token = || CancelToken::new().expect("a file descriptor");
+        thread::scope(|scope| {
+            let arriving = scope.spawn(|| {
+                let (factory, options) = (self.to.factory(), ReceiveOptions::default());
+                self.receiver.accept(&factory, &options, &token(), &Gauges::new())
+            });
+            others.wait();
+            let options = SendOptions {
+                downtime_limit: Duration::from_secs(1),
+                ..SendOptions::default()
+            };
+            let sent = send(vm, self.receiver.local_uri(), &options, &token(), &Gauges::new());
+            let report = sent.expect("it is sent");
+            let arrived = arriving.join().expect("no panic").expect("it arrives");
+            assert!(arrived.source_not_told.is_none());
+            (self.to.machine(arrived.vm.vm()), report)
+        })
+    }
+}
+
+/// One over TCP, one over a unix socket.
+fn ways(folder: &Scratch, accelerator: &str) -> [Way; 2] {
+    let socket = format!("unix:{}", folder.file("socket").display());
+    [Way::new("tcp:127.0.0.1:0", accelerator), Way::new(&socket, accelerator)]
+}
+
+/// Moves both machines at once; returns them where they have arrived, and how they went.
+fn move_both(machines: &[Machine; 2], ways: &[Way; 2]) -> [(Machine, SendReport); 2] {
+    let barrier = Barrier::new(2);
+    let [one, other] = machines;
+    let [one_way, other_way] = ways;
+    thread::scope(|scope| {
+        let one = scope.spawn(|| one_way.go(&one.vm, &barrier));
+        let other = other_way.go(&other.vm, &barrier);
+        [one.join().expect("no panic"), other]
+    })
+}
+
+/// What a thread in the place of a guest has written last, by place.
+#[derive(Debug, Default, PartialEq)]
+struct Written {
+    /// What each page is full of.
+    pages: BTreeMap<u64, u8>,
+    scratch: Option<u8>,
+    /// The real-time clock's memory.
+    clock: BTreeMap<u8, u8>,
+}
+
+const PAGE: u64 = 4096;
+/// Above the kernel, which is not disturbed: only its own memory could tell.
+const FIRST_PAGE: u64 = 512;
+const PAGES: u64 = 1024;
+const SERIAL_SCRATCH: u64 = 0x3ff;
+const CLOCK_INDEX: u64 = 0x70;
+const CLOCK_DATA: u64 = 0x71;
+/// Bytes of the clock's memory that mean nothing to it.
+const CLOCK_MEMORY: std::ops::Range<u8> = 0x40..0x70;
+
+/// Writes memory and registers of `vm` as long as it lives here.
+fn write_on(vm: &Vm, processor: &vmm::accel::qtest::QtestAccel, seed: u64) -> Written {
+    let mut written = Written::default();
+    let mut number = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let (memory, io) = (vm.board().memory(), vm.board().io());
+    loop {
+        // Xorshift (Marsaglia, 2003).
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        let [value, place, ..] = number.to_le_bytes();
+        let page = FIRST_PAGE + (number >> 16) % PAGES;
+        let cell = CLOCK_MEMORY.start + place % (CLOCK_MEMORY.end - CLOCK_MEMORY.start);
+        let done = processor.execute(|| {
+            memory.write(page * PAGE, &[value; 4096]).expect("RAM");
+            io.write(SERIAL_SCRATCH, &[value]).expect("a serial port");
+            io.write(CLOCK_INDEX, &[cell]).expect("a clock");
+            io.write(CLOCK_DATA, &[value]).expect("a clock");
+        });
+        if done.is_none() {
+            return written;
+        }
+        written.pages.insert(page, value);
+        written.scratch = Some(value);
+        written.clock.insert(cell, value);
+    }
+}
+
+/// Expects that a VM holds what was written where it came from.
+fn holds(machine: &Machine, written: &Written) {
+    let (memory, io) = (machine.vm.board().memory(), machine.vm.board().io());
+    let mut page = [0; 4096];
+    for (&number, &value) in &written.pages {
+        memory.read(number * PAGE, &mut page).expect("RAM");
+        assert!(page.iter().all(|&byte| byte == value), "page {number}");
+    }
+    let port = |port| {
+        let mut value = [0];
+        io.read(port, &mut value).expect("a device");
+        value[0]
+    };
+    assert_eq!(Some(port(SERIAL_SCRATCH)), written.scratch);
+    for (&cell, &value) in &written.clock {
+        io.write(CLOCK_INDEX, &[cell]).expect("a clock");
+        assert_eq!(port(CLOCK_DATA), value, "byte {cell:#x} of the clock");
+    }
+}
+
+#[test]
+fn two_machines_that_are_written_to_move_past_each_other_and_lose_nothing() {
+    let folder = Scratch::new();
+    let spec = |name: &str| VmSpec {
+        memory: 8 << 20,
+        ..VmSpec::new(name.to_owned(), "")
+    };
+    let mut machines = ["one", "other"].map(|name| Site::new("qtest").boot(&spec(name)));
+    let ids = machines.each_ref().map(|machine| machine.vm.identity().vm);
+    assert_ne!(ids[0], ids[1]);
+    for leg in 0..LEGS {
+        let ways = ways(&folder, "qtest");
+        let (arrived, written) = thread::scope(|scope| {
+            let mut seed = leg * 2;
+            let writers = machines.each_ref().map(|machine| {
+                seed += 1;
+                scope.spawn(move || write_on(&machine.vm, &machine.processor(), seed))
+            });
+            let arrived = move_both(&machines, &ways);
+            machines.iter().for_each(|machine| machine.vm.accelerator().shutdown());
+            (arrived, writers.map(|writer| writer.join().expect("no panic")))
+        });
+        assert_ne!(written[0], written[1]);
+        let mut there = Vec::new();
+        for ((source, (target, report)), written) in machines.iter().zip(arrived).zip(&written) {
+            assert_eq!(source.vm.status().run_state.get(), RunState::Shutdown);
+            assert_eq!(target.vm.status().run_state.get(), RunState::Running);
+            assert_eq!(target.vm.identity().vm, source.vm.identity().vm);
+            assert!(report.rounds.len() >= 2, "{report:?}");
+            assert!(
+                report.rounds[1..].iter().any(|round| round.sent_bytes > 0),
+                "{report:?}"
+            );
+            assert_eq!(ram_differences(&source.vm, &target.vm), []);
+            assert_same_state("moved", &encoded_state(&source.vm), &encoded_state(&target.vm));
+            holds(&target, written);
+            there.push(target);
+        }
+        machines = there.try_into().unwrap_or_else(|_| unreachable!("two have left"));
+    }
+}
+
+#[test]
+fn two_guests_move_past_each_other_and_find_every_page_as_they_left_it() {
+    needs_kvm!();
+    let folder = Scratch::new();
+    let boot = |seed: u64| {
+        let cmdline = format!("mib=32 beat=20 rate=max dirty=8 seed={seed}");
+        let spec = VmSpec {
+            memory: 64 << 20,
+            ..VmSpec::new(format!("guest-{seed}"), &cmdline)
+        };
+        let mut guest = Site::new("kvm").boot(&spec);
+        guest.wait_ready();
+        guest
+    };
+    let mut guests = [1, 2].map(boot);
+    for _ in 0..LEGS {
+        let arrived = move_both(&guests, &ways(&folder, "kvm"));
+        for (source, (_, report)) in guests.iter().zip(&arrived) {
+            assert_eq!(source.vm.status().run_state.get(), RunState::Shutdown);
+            assert!(report.rounds.len() >= 2, "{report:?}");
+        }
+        guests = arrived.map(|(guest, _)| guest);
+        for guest in &mut guests {
+            guest.wait_beat();
+            assert_eq!(guest.verify(), 32 * 256);
+        }
+    }
+}
