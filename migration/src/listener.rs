@@ -36,7 +36,7 @@ pub enum BindError {
     /// The address would be reachable from elsewhere.
     #[error(
         "{0} can be reached from other hosts, and a migration is neither encrypted nor authenticated: \
-         listen on 127.0.0.1 and tunnel, or allow it explicitly"
+         listen on 127.0.0.1 and tunnel, or start `vm receive` with --allow-remote"
     )]
     NotLoopback(Uri),
     /// Somebody else has the address.

@@ -162,6 +162,11 @@ impl SerialState {
         }
     }
 
+    /// Whether the console may have been refused, although the guest need not read anything for it to be heard again.
+    fn holds_input_up(&self) -> bool {
+        self.mcr & MCR_LOOPBACK != 0 || !self.received.is_empty()
+    }
+
     fn take_input(&mut self, bytes: &[u8]) -> usize {
         let room = self.capacity().saturating_sub(self.received.len());
         let taken = room.min(bytes.len());
@@ -249,13 +254,20 @@ impl Serial16550 {
         }
     }
 
+    /// Tells the console that its input may be taken now. Without the state's lock, because it may offer some at once.
+    fn tell_of_room(&self) {
+        self.wires
+            .with(|wires| wires.sink.as_ref().map(|sink| sink.input_room()));
+    }
+
     fn write_data(&self, state: &mut SerialState, byte: u8) {
         state.transmit_pending = false;
         if state.mcr & MCR_LOOPBACK != 0 {
             state.loop_back(byte);
             return;
         }
-        if state.transmit.len() == state.capacity() {
+        // More than fits is what a stream can hold that no guest has made.
+        if state.transmit.len() >= state.capacity() {
             // As in the hardware: the guest did not wait for the transmitter, and the newest byte wins its place.
             state.transmit.pop_back();
         }
@@ -315,8 +327,7 @@ impl RegionOps for Serial16550 {
         self.changed(&state);
         drop(state);
         if room {
-            self.wires
-                .with(|wires| wires.sink.as_ref().map(|sink| sink.input_room()));
+            self.tell_of_room();
         }
         u64::from(value)
     }
@@ -324,6 +335,7 @@ impl RegionOps for Serial16550 {
     fn write(&self, _cx: &mut IoContext, offset: u64, _size: u8, value: u64) {
         let [value, ..] = value.to_le_bytes();
         let mut state = self.state.lock();
+        let held_up = state.holds_input_up();
         let latch = state.lcr & LCR_DLAB != 0;
         let [low, high] = state.divisor.to_le_bytes();
         match offset {
@@ -347,6 +359,11 @@ impl RegionOps for Serial16550 {
         }
         state.line_errors &= lsr::ERRORS;
         self.changed(&state);
+        let room = held_up && !state.holds_input_up();
+        drop(state);
+        if room {
+            self.tell_of_room();
+        }
     }
 }
 
@@ -375,6 +392,8 @@ impl DeviceImpl for Serial16550 {
         let mut state = self.state.lock();
         *state = SerialState::default();
         self.changed(&state);
+        drop(state);
+        self.tell_of_room();
     }
 
     fn drive_lines(&self) {
@@ -421,6 +440,7 @@ mod tests {
     struct Paper {
         room: Mutex<usize>,
         written: Mutex<Vec<u8>>,
+        told_of_room: Mutex<u32>,
     }
 
     impl CharSink for Paper {
@@ -430,6 +450,10 @@ mod tests {
             *room -= taken;
             self.written.lock().extend(&bytes[..taken]);
             taken
+        }
+
+        fn input_room(&self) {
+            *self.told_of_room.lock() += 1;
         }
     }
 
@@ -470,6 +494,36 @@ mod tests {
         Serial16550::frontend(&bench.device).writable();
         assert_eq!(bench.inb(BASE + 5) & lsr::TRANSMIT_EMPTY, lsr::TRANSMIT_EMPTY);
         assert_eq!(*paper.written.lock(), b"a");
+    }
+
+    #[test]
+    fn input_that_was_refused_is_asked_for_again_however_the_room_came() {
+        let ways: [fn(&Bench<Serial16550>); 3] = [
+            |bench| bench.outb(BASE + 2, fcr::ENABLE | fcr::CLEAR_RECEIVE),
+            |bench| reset_tree(bench.device.object(), ResetKind::Cold),
+            |bench| assert_eq!(bench.inb(BASE), b'x'),
+        ];
+        for make_room in ways {
+            let (bench, paper) = port(0);
+            assert_eq!(Serial16550::frontend(&bench.device).receive(b"xy"), 1);
+            make_room(&bench);
+            assert_eq!(*paper.told_of_room.lock(), 1);
+        }
+        let (bench, paper) = port(0);
+        bench.outb(BASE + 4, MCR_LOOPBACK);
+        assert_eq!(Serial16550::frontend(&bench.device).receive(b"x"), 0);
+        bench.outb(BASE + 4, 0);
+        assert_eq!(*paper.told_of_room.lock(), 1);
+    }
+
+    #[test]
+    fn a_transmitter_that_arrives_overfull_does_not_grow() {
+        let (bench, _) = port(0);
+        bench.device.state.lock().transmit = (0..16).collect();
+        for byte in 0..100 {
+            bench.outb(BASE, byte);
+        }
+        assert_eq!(bench.device.state.lock().transmit.len(), 16);
     }
 
     #[test]

@@ -10,12 +10,12 @@ use vmstate::qom::TypeTable;
 
 use super::{error::CliError, host::Foreground, receive, restore, run, trial::Trial};
 use crate::{
-    boot::BootFiles,
+    boot::{BootError, BootFiles},
     control::Control,
     event_loop::LoopHandle,
     guest::EMBEDDED_GUEST,
-    instance::{Instance, InstanceOptions},
-    vm::{Host, Runner, Vm, VmSpec},
+    instance::{Instance, InstanceOptions, StartError},
+    vm::{CreateError, Host, Runner, Vm, VmSpec},
 };
 
 /// Has the main loop do what vCPUs ask for.
@@ -54,12 +54,36 @@ fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<In
     Ok(instance)
 }
 
+/// Reads a file of the boot payload. A device has no end, and a pipe may never come to one, with signals blocked already.
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path).map_err(|error| CliError::File {
+    let contents = std::fs::metadata(path).and_then(|found| {
+        if found.is_file() {
+            std::fs::read(path)
+        } else {
+            Err(std::io::Error::other("it is no regular file"))
+        }
+    });
+    contents.map_err(|error| CliError::File {
         action: "read",
         path: path.to_owned(),
         error,
     })
+}
+
+/// Why a VM did not boot, with the file that is to blame named.
+fn boot_error(args: &run::Args, error: &StartError) -> CliError {
+    let file = match error {
+        StartError::Create(CreateError::Boot(error)) => match error {
+            BootError::NotElf(_) | BootError::NoPvhEntry | BootError::KernelTooLarge { .. } => args.kernel.as_deref(),
+            BootError::InitrdTooLarge { .. } => args.initrd.as_deref(),
+            _ => None,
+        },
+        _ => None,
+    };
+    match file {
+        Some(file) => CliError::Start(format!("{}: {error}", file.display())),
+        None => start_error(error),
+    }
 }
 
 /// A VM that has booted and runs.
@@ -78,7 +102,7 @@ pub(super) fn boot(args: &run::Args, foreground: &Foreground) -> Result<Arc<dyn 
         ..VmSpec::new(foreground.name().to_string(), "")
     };
     let instance = instance(&args.accel, Reach::Loopback, foreground)?;
-    instance.boot(&spec).map_err(start_error)?;
+    instance.boot(&spec).map_err(|error| boot_error(args, &error))?;
     Ok(instance)
 }
 
@@ -105,4 +129,18 @@ pub(super) fn receiver(args: &receive::Args, foreground: &Foreground) -> Result<
         Reach::Loopback
     };
     Ok(instance(&args.accel, reach, foreground)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let error = read(Path::new("/dev/zero")).expect_err("a device").to_string();
+        assert!(
+            error.contains("/dev/zero") && error.contains("no regular file"),
+            "{error}"
+        );
+    }
 }

@@ -172,8 +172,12 @@ fn parse(uri: &str) -> Result<Uri, ControlError> {
         })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ControlError> {
-    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+fn spawn(name: &str, job: Arc<Job>, work: impl FnOnce(&Arc<Job>) + Send + 'static) -> Result<(), ControlError> {
+    // Made here, so that it also ends the account of a job whose thread never begins.
+    let account = EndWithThread(job);
+    let started = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || work(&account.0));
     started
         .map(drop)
         .map_err(|error| ControlError::Failed(format!("the host gives no thread: {error}")))
@@ -225,11 +229,9 @@ impl Jobs {
             deadlines: options.deadlines,
             faults: Arc::clone(&options.faults),
         };
-        spawn("migration", move || {
-            let dies = EndOnPanic(&job);
+        spawn("migration", job, move |job| {
             let sent = precopy::send(&*vm, &to, &options, &job.cancel, &job.gauges);
-            sent_to_the_end(&job, sent);
-            std::mem::forget(dies);
+            sent_to_the_end(job, sent);
         })
     }
 
@@ -248,9 +250,8 @@ impl Jobs {
             faults: Some(Arc::clone(&options.faults)),
             ..SaveOptions::default()
         };
-        spawn("snapshot", move || {
-            let dies = EndOnPanic(&job);
-            match snapshot::save(&*vm, &path, &options, &*job) {
+        spawn("snapshot", job, move |job| {
+            match snapshot::save(&*vm, &path, &options, &**job) {
                 Ok(report) => {
                     if options.stop {
                         vm.release_stopped();
@@ -260,7 +261,6 @@ impl Jobs {
                 Err(snapshot::SaveError::Cancelled) => job.end(MigrationStatus::Cancelled, None, None),
                 Err(error) => job.end(MigrationStatus::Failed, Some(error.to_string()), None),
             }
-            std::mem::forget(dies);
         })
     }
 
@@ -276,13 +276,14 @@ impl Jobs {
             reason: error.to_string(),
         })?;
         let job = Job::new(status, None, Some(receiver.local_uri().to_string()))?;
+        // Only now that there is an address: an instance whose user mistyped one can be asked again.
+        status.run_state.set(RunState::InMigrate)?;
         self.begin(&job)?;
         let options = ReceiveOptions {
             deadlines: options.deadlines,
             faults: Arc::clone(&options.faults),
         };
-        spawn("migration", move || {
-            let dies = EndOnPanic(&job);
+        spawn("migration", job, move |job| {
             // Its socket is gone from the file system before anybody hears of the end and the process goes.
             let accept = |receiver: Receiver| receiver.accept(&factory, &options, &job.cancel, &job.gauges);
             match accept(receiver) {
@@ -298,7 +299,6 @@ impl Jobs {
                     job.status.end(Ending::Failed(format!("no guest has arrived: {error}")));
                 }
             }
-            std::mem::forget(dies);
         })
     }
 
@@ -341,11 +341,14 @@ fn sent_to_the_end(job: &Arc<Job>, sent: Result<SendReport, precopy::SendError>)
     }
 }
 
-/// Ends the account of a job whose thread dies, so that nobody waits for it for ever.
-struct EndOnPanic<'a>(&'a Arc<Job>);
+/// Ends the account of a job with its thread, also if that dies, so that nobody waits for it for ever.
+struct EndWithThread(Arc<Job>);
 
-impl Drop for EndOnPanic<'_> {
+impl Drop for EndWithThread {
     fn drop(&mut self) {
+        if self.0.is_over() {
+            return;
+        }
         let why = "the thread of the transfer has died; this is a defect of Tern";
         // What the engine held is given back by now, and the run state says what has become of the guest.
         let run_state = self.0.status.run_state.get();

@@ -153,6 +153,14 @@ impl Instance {
         self.vm.get().ok_or_else(|| self.wrong_state(operation))
     }
 
+    /// The VM for a transfer, or early on what holding it would say after all the work.
+    fn vm_to_transfer(&self, operation: &'static str) -> Result<&Arc<Vm>, ControlError> {
+        match self.status.run_state.get() {
+            RunState::Running | RunState::Paused => self.vm_to(operation),
+            _ => Err(self.wrong_state(operation)),
+        }
+    }
+
     fn wrong_state(&self, operation: &'static str) -> ControlError {
         let state = self.status.run_state.get();
         let remedy = match state {
@@ -242,15 +250,14 @@ impl Control for Instance {
 
     fn migrate(&self, uri: &str) -> Result<(), ControlError> {
         let limit = self.parameters.lock().downtime_limit;
-        self.jobs.send(self.vm_to("migrate")?, uri, limit, &self.options)
+        self.jobs.send(self.vm_to_transfer("migrate")?, uri, limit, &self.options)
     }
 
     fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError> {
-        self.jobs.save(self.vm_to("snapshot")?, path, then, &self.options)
+        self.jobs.save(self.vm_to_transfer("snapshot")?, path, then, &self.options)
     }
 
     fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {
-        self.status.run_state.set(RunState::InMigrate)?;
         let name = Some(self.name.clone()).filter(|name| !name.is_empty());
         // The factory announces the arrival to this instance, which lives as long as the program's faces do.
         let me = self
@@ -304,5 +311,67 @@ impl Control for Instance {
 
     fn subscribe(&self, sink: Arc<dyn EventSink>) {
         self.status.events.subscribe(sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::Runner;
+    use migration::vm::SourceVm;
+
+    /// Nothing that these guests could ask for is served.
+    struct Never;
+
+    impl Runner for Never {
+        fn defer(&self, _: Box<dyn FnOnce() + Send>) {}
+    }
+
+    fn instance() -> Arc<Instance> {
+        let host = Host {
+            types: TypeTable::gathered().expect("sound types"),
+            accelerator: "qtest".to_owned(),
+            console: None,
+            runner: Arc::new(Never),
+        };
+        Instance::new("a", host, InstanceOptions::default(), Box::new(|_| ()))
+    }
+
+    fn boot(instance: &Arc<Instance>) {
+        let spec = VmSpec {
+            memory: 8 << 20,
+            ..VmSpec::new("a", "")
+        };
+        instance.boot(&spec).expect("boots");
+    }
+
+    #[test]
+    fn an_instance_can_be_asked_again_after_an_address_that_was_none() {
+        let instance = instance();
+        let refused = instance.migrate_incoming("tcp:127.0.0.1:none");
+        assert!(matches!(refused, Err(ControlError::Uri { .. })), "{refused:?}");
+        assert_eq!(instance.status(), RunState::Created);
+        boot(&instance);
+        assert_eq!(instance.status(), RunState::Running);
+    }
+
+    #[test]
+    fn a_guest_that_may_run_elsewhere_is_neither_saved_nor_moved_before_somebody_decides() {
+        let instance = instance();
+        boot(&instance);
+        let vm = instance.vm().expect("booted");
+        vm.pause().expect("pauses");
+        vm.undecided();
+        let nowhere = std::env::temp_dir().join("tern-never-written.tern");
+        for refused in [
+            instance.snapshot(&nowhere, AfterSnapshot::Continue),
+            instance.migrate("tcp:127.0.0.1:1"),
+            instance.migrate(&format!("file:{}", nowhere.display())),
+        ] {
+            let error = refused.expect_err("undecided").to_string();
+            assert!(error.contains("vm resolve"), "{error}");
+        }
+        assert_eq!(instance.status(), RunState::PostMigrate);
+        assert!(!nowhere.exists());
     }
 }

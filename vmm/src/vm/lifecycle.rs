@@ -216,12 +216,11 @@ impl Vm {
     /// Pauses the guest for a transfer, which alone decides from now on whether it goes on here.
     pub(super) fn hold(&self) -> Result<(), LifecycleError> {
         let mut life = self.lifecycle.lock();
-        if life.held.is_some() {
-            return Ok(());
-        }
         let ran = match self.status.run_state.get() {
             RunState::Running => true,
+            RunState::Paused if life.held.is_some() => return Err(LifecycleError::HandingOver),
             RunState::Paused => false,
+            // A guest that may run elsewhere is held as well, and nobody takes it from there by another transfer.
             state => return Err(LifecycleError::WrongState(state)),
         };
         if ran {

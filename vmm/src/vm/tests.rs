@@ -253,6 +253,7 @@ fn a_guest_that_runs_elsewhere_never_runs_here_again() {
     rig.vm.handed_over("tcp:elsewhere:1");
     assert_eq!(rig.state(), RunState::Shutdown);
     rig.vm.cont().expect_err("gone");
+    rig.vm.pause().expect_err("gone");
     rig.vm.resolve_resume().expect_err("decided");
     assert_eq!(rig.vm.console().receive(b"v"), 0);
 }
@@ -272,6 +273,8 @@ fn a_guest_whose_whereabouts_are_unknown_is_decided_about_once() {
         rig.vm.pause().expect("pauses");
         rig.vm.undecided();
         rig.vm.cont().expect_err("not by the way");
+        rig.vm.pause().expect_err("no other transfer begins, which would end with the guest running");
+        assert_eq!(rig.state(), RunState::PostMigrate);
         decide(&rig.vm, discard).expect("decided");
         assert_eq!(rig.state(), end);
         for again in [false, true] {
