@@ -15,6 +15,8 @@ use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
 /// Bytes of the clock's memory, time and registers included.
 const BYTES: usize = 128;
+/// What of a byte written to the index port is the index: the top bit masks NMI.
+const INDEX: u8 = 0x7f;
 
 /// Offsets in the clock's memory (data sheet, figure 6).
 mod at {
@@ -72,6 +74,11 @@ impl Default for RtcState {
 }
 
 impl RtcState {
+    /// The register that the data port shows. A stream can hold an index that no guest has written.
+    fn index(&self) -> u8 {
+        self.index & INDEX
+    }
+
     fn mode(&self) -> u8 {
         self.memory[usize::from(at::B)]
     }
@@ -109,7 +116,7 @@ impl RtcState {
 
     fn read(&self, host_seconds: i64) -> u8 {
         let time = CivilTime::from_unix(host_seconds.saturating_add(self.offset));
-        match self.index {
+        match self.index() {
             at::SECONDS => self.encode(time.second),
             at::MINUTES => self.encode(time.minute),
             at::HOURS => self.encode_hour(time.hour),
@@ -124,7 +131,7 @@ impl RtcState {
 
     fn write(&mut self, value: u8, host_seconds: i64) {
         let mut time = CivilTime::from_unix(host_seconds.saturating_add(self.offset));
-        match self.index {
+        match self.index() {
             at::SECONDS => time.second = self.decode(value).min(59),
             at::MINUTES => time.minute = self.decode(value).min(59),
             at::HOURS => time.hour = self.decode_hour(value).min(23),
@@ -247,8 +254,7 @@ impl RegionOps for Rtc {
         let [value, ..] = value.to_le_bytes();
         let mut state = self.state.lock();
         if offset == 0 {
-            // The top bit masks NMI and is no part of the index.
-            state.index = value & 0x7f;
+            state.index = value & INDEX;
         } else {
             state.write(value, host_seconds());
         }
@@ -325,8 +331,8 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_that_a_guest_writes_is_too_much() {
-        for index in 0..=0x7f {
+    fn no_byte_that_a_guest_writes_or_a_stream_holds_is_too_much() {
+        for index in 0..=u8::MAX {
             for value in 0..=u8::MAX {
                 let mut state = RtcState {
                     index,

@@ -1,5 +1,6 @@
 //! A snapshot file, opened: everything before RAM is read and checked, and nothing of it is trusted.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -160,6 +161,8 @@ struct Contents {
     manifest: Option<Manifest>,
     schemas: SchemaTable,
     sections: Vec<IncomingSection>,
+    /// Path and description of each section so far.
+    seen: BTreeSet<(String, String)>,
     state: u64,
 }
 
@@ -184,10 +187,7 @@ impl Contents {
                 if entry.path.as_ref() != Some(&section.path) {
                     return Err(format!("it is the section of {}", section.path));
                 }
-                let same = |other: &IncomingSection| {
-                    (&other.path, &other.description) == (&section.path, &section.description)
-                };
-                if self.sections.iter().any(same) {
+                if !self.seen.insert((section.path.clone(), section.description.clone())) {
                     return Err(format!("it is there twice ({})", section.description));
                 }
                 each(&section, value);

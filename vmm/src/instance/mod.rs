@@ -250,11 +250,13 @@ impl Control for Instance {
 
     fn migrate(&self, uri: &str) -> Result<(), ControlError> {
         let limit = self.parameters.lock().downtime_limit;
-        self.jobs.send(self.vm_to_transfer("migrate")?, uri, limit, &self.options)
+        self.jobs
+            .send(self.vm_to_transfer("migrate")?, uri, limit, &self.options)
     }
 
     fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError> {
-        self.jobs.save(self.vm_to_transfer("snapshot")?, path, then, &self.options)
+        self.jobs
+            .save(self.vm_to_transfer("snapshot")?, path, then, &self.options)
     }
 
     fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {

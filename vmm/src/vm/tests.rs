@@ -273,7 +273,9 @@ fn a_guest_whose_whereabouts_are_unknown_is_decided_about_once() {
         rig.vm.pause().expect("pauses");
         rig.vm.undecided();
         rig.vm.cont().expect_err("not by the way");
-        rig.vm.pause().expect_err("no other transfer begins, which would end with the guest running");
+        rig.vm
+            .pause()
+            .expect_err("no other transfer begins, which would end with the guest running");
         assert_eq!(rig.state(), RunState::PostMigrate);
         decide(&rig.vm, discard).expect("decided");
         assert_eq!(rig.state(), end);

@@ -14,12 +14,6 @@ pub struct StateError {
 }
 
 impl StateError {
-    /// An error of a type's own check, in a hand-written [`VmField`](super::VmField).
-    #[must_use]
-    pub fn invalid(message: impl Into<String>) -> Self {
-        Mismatch::Invalid(message.into()).into()
-    }
-
     /// This error seen from one level further out.
     #[must_use]
     pub fn within(self, outer: Step) -> Self {
@@ -93,7 +87,4 @@ pub enum Mismatch {
         /// The newest possible one.
         newest: u32,
     },
-    /// What the field's own type objects to.
-    #[error("{0}")]
-    Invalid(String),
 }
