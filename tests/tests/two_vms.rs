@@ -1,24 +1,30 @@
 //! Several VMs in one process, moving past each other at once, have nothing in common.
 
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migration::cancel::CancelToken;
 use migration::listener::Reach;
+use migration::phases::Phase;
 use migration::precopy::{ReceiveOptions, Receiver, SendOptions, send};
 use migration::stats::{Gauges, SendReport};
 use migration::uri::Uri;
+use parking_lot::{Condvar, Mutex};
 use tern_tests::guest::EmbeddedGuest;
+use tern_tests::log::PATIENCE;
 use tern_tests::machine::{Machine, Site, assert_same_state, encoded_state, ram_differences};
 use tern_tests::needs_kvm;
 use tern_tests::process::Scratch;
+use vmm::accel::qtest::QtestAccel;
 use vmm::run_state::RunState;
 use vmm::vm::{Vm, VmSpec};
 
-/// How often each VM moves.
-const LEGS: u64 = 3;
+/// How often each machine without processors moves; that takes a few milliseconds.
+const LEGS: u64 = 10;
+/// How often each guest moves.
+const GUEST_LEGS: u64 = 3;
 
 /// Where a VM goes.
 struct Way {
@@ -35,20 +41,29 @@ impl Way {
         }
     }
 
-    /// Moves `vm`, as soon as the others are ready to move too.
-    fn go(&self, vm: &Vm, others: &Barrier) -> (Machine, SendReport) {
-        let token = || CancelToken::new().expect("a file descriptor");
+    /// Moves `vm`, as soon as the others are ready to move too; between two rounds waits for the `guest` to do something.
+    fn go(&self, vm: &Vm, others: &Barrier, guest: &Arc<Pulse>) -> (Machine, SendReport) {
+        let [sending, receiving] = [(); 2].map(|()| CancelToken::new().expect("a file descriptor"));
         thread::scope(|scope| {
             let arriving = scope.spawn(|| {
                 let (factory, options) = (self.to.factory(), ReceiveOptions::default());
-                self.receiver.accept(&factory, &options, &token(), &Gauges::new())
+                self.receiver.accept(&factory, &options, &receiving, &Gauges::new())
             });
             others.wait();
             let options = SendOptions {
                 downtime_limit: Duration::from_secs(1),
                 ..SendOptions::default()
             };
-            let sent = send(vm, self.receiver.local_uri(), &options, &token(), &Gauges::new());
+            let (gauges, guest) = (Gauges::new(), Arc::clone(guest));
+            gauges.on_phase(Box::new(move |phase| {
+                if phase == Phase::Rounds {
+                    guest.wait_for_more();
+                }
+            }));
+            let sent = send(vm, self.receiver.local_uri(), &options, &sending, &gauges);
+            if sent.is_err() {
+                let _ = receiving.cancel();
+            }
             let report = sent.expect("it is sent");
             let arrived = arriving.join().expect("no panic").expect("it arrives");
             assert!(arrived.source_not_told.is_none());
@@ -64,15 +79,43 @@ fn ways(folder: &Scratch, accelerator: &str) -> [Way; 2] {
 }
 
 /// Moves both machines at once; returns them where they have arrived, and how they went.
-fn move_both(machines: &[Machine; 2], ways: &[Way; 2]) -> [(Machine, SendReport); 2] {
+fn move_both(machines: &[Machine; 2], ways: &[Way; 2], guests: &[Arc<Pulse>; 2]) -> [(Machine, SendReport); 2] {
     let barrier = Barrier::new(2);
-    let [one, other] = machines;
-    let [one_way, other_way] = ways;
+    let go = |number: usize| ways[number].go(&machines[number].vm, &barrier, &guests[number]);
     thread::scope(|scope| {
-        let one = scope.spawn(|| one_way.go(&one.vm, &barrier));
-        let other = other_way.go(&other.vm, &barrier);
+        let one = scope.spawn(|| go(0));
+        let other = go(1);
         [one.join().expect("no panic"), other]
     })
+}
+
+/// How much a thread in the place of a guest has done; one that does nothing is not waited for.
+#[derive(Default)]
+struct Pulse {
+    count: Mutex<Option<u64>>,
+    beat: Condvar,
+}
+
+impl Pulse {
+    fn count(&self, count: u64) {
+        *self.count.lock() = Some(count);
+        self.beat.notify_all();
+    }
+
+    /// Waits for some more.
+    fn wait_for_more(&self) {
+        const MORE: u64 = 50;
+        let (deadline, mut count) = (Instant::now() + PATIENCE, self.count.lock());
+        let Some(wanted) = count.map(|count| count + MORE) else {
+            return;
+        };
+        while *count < Some(wanted) {
+            assert!(
+                !self.beat.wait_until(&mut count, deadline).timed_out(),
+                "the writer has stopped"
+            );
+        }
+    }
 }
 
 /// What a thread in the place of a guest has written last, by place.
@@ -95,12 +138,22 @@ const CLOCK_DATA: u64 = 0x71;
 /// Bytes of the clock's memory that mean nothing to it.
 const CLOCK_MEMORY: std::ops::Range<u8> = 0x40..0x70;
 
+/// Ends two machines when it goes, and with them what writes on them, also where a test fails.
+struct EndBoth<'a>(&'a [Machine; 2]);
+
+impl Drop for EndBoth<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|machine| machine.vm.accelerator().shutdown());
+    }
+}
+
 /// Writes memory and registers of `vm` as long as it lives here.
-fn write_on(vm: &Vm, processor: &vmm::accel::qtest::QtestAccel, seed: u64) -> Written {
+fn write_on(vm: &Vm, processor: &QtestAccel, seed: u64, pulse: &Pulse) -> Written {
     let mut written = Written::default();
     let mut number = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let (memory, io) = (vm.board().memory(), vm.board().io());
-    loop {
+    for count in 0.. {
+        pulse.count(count);
         // Xorshift (Marsaglia, 2003).
         number ^= number << 13;
         number ^= number >> 7;
@@ -115,12 +168,13 @@ fn write_on(vm: &Vm, processor: &vmm::accel::qtest::QtestAccel, seed: u64) -> Wr
             io.write(CLOCK_DATA, &[value]).expect("a clock");
         });
         if done.is_none() {
-            return written;
+            break;
         }
         written.pages.insert(page, value);
         written.scratch = Some(value);
         written.clock.insert(cell, value);
     }
+    written
 }
 
 /// Expects that a VM holds what was written where it came from.
@@ -155,14 +209,17 @@ fn two_machines_that_are_written_to_move_past_each_other_and_lose_nothing() {
     assert_ne!(ids[0], ids[1]);
     for leg in 0..LEGS {
         let ways = ways(&folder, "qtest");
+        let pulses = <[Arc<Pulse>; 2]>::default();
         let (arrived, written) = thread::scope(|scope| {
-            let mut seed = leg * 2;
-            let writers = machines.each_ref().map(|machine| {
-                seed += 1;
-                scope.spawn(move || write_on(&machine.vm, &machine.processor(), seed))
+            let writers = [(0, leg * 2 + 1), (1, leg * 2 + 2)].map(|(number, seed): (usize, u64)| {
+                let (machine, pulse) = (&machines[number], &pulses[number]);
+                pulse.count(0);
+                scope.spawn(move || write_on(&machine.vm, &machine.processor(), seed, pulse))
             });
-            let arrived = move_both(&machines, &ways);
-            machines.iter().for_each(|machine| machine.vm.accelerator().shutdown());
+            let arrived = {
+                let _then = EndBoth(&machines);
+                move_both(&machines, &ways, &pulses)
+            };
             (arrived, writers.map(|writer| writer.join().expect("no panic")))
         });
         assert_ne!(written[0], written[1]);
@@ -200,8 +257,8 @@ fn two_guests_move_past_each_other_and_find_every_page_as_they_left_it() {
         guest
     };
     let mut guests = [1, 2].map(boot);
-    for _ in 0..LEGS {
-        let arrived = move_both(&guests, &ways(&folder, "kvm"));
+    for _ in 0..GUEST_LEGS {
+        let arrived = move_both(&guests, &ways(&folder, "kvm"), &Default::default());
         for (source, (_, report)) in guests.iter().zip(&arrived) {
             assert_eq!(source.vm.status().run_state.get(), RunState::Shutdown);
             assert!(report.rounds.len() >= 2, "{report:?}");
