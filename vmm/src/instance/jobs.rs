@@ -287,7 +287,13 @@ impl Jobs {
             // Its socket is gone from the file system before anybody hears of the end and the process goes.
             let accept = |receiver: Receiver| receiver.accept(&factory, &options, &job.cancel, &job.gauges);
             match accept(receiver) {
-                Ok(_) => job.end(MigrationStatus::Completed, None, None),
+                Ok(arrived) => {
+                    // The guest is here for good; it is the source's user who has to be told.
+                    let untold = arrived.source_not_told.map(|why| {
+                        format!("the source does not know that the guest runs here ({why}); there, \"vm resolve NAME --discard\"")
+                    });
+                    job.end(MigrationStatus::Completed, untold, None);
+                }
                 Err(ReceiveError::Failed(Failure::Cancelled)) => {
                     job.end(MigrationStatus::Cancelled, None, None);
                     job.status.end(Ending::Failed(

@@ -316,7 +316,8 @@ impl Vm {
     fn pause_vcpus(&self) -> Result<(), LifecycleError> {
         self.console.close();
         if let Err(error) = self.accelerator.pause() {
-            self.run_vcpus(TimePolicy::Continue)?;
+            self.run_vcpus(TimePolicy::Continue)
+                .inspect_err(|_| self.fail(format!("the guest can neither be paused nor go on: {error}")))?;
             return Err(error.into());
         }
         Ok(())

@@ -21,7 +21,7 @@ pub trait VmState: Sized {
     /// Takes the state out.
     fn to_value(&self) -> StructValue;
 
-    /// Makes the state of a value that has been [adapted](super::adapt) to [`Self::schema`].
+    /// Makes the state of a value that has been adapted to [`Self::schema`].
     ///
     /// # Errors
     ///
