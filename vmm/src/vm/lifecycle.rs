@@ -235,6 +235,10 @@ impl Vm {
     /// Ends a [`Vm::hold`]: the guest goes on if it ran before. One that cannot stands still until its user tries again.
     pub(super) fn release(&self) -> Result<(), LifecycleError> {
         let mut life = self.lifecycle.lock();
+        if self.status.run_state.get() != RunState::Paused {
+            // It is not this side's to let go on.
+            return Ok(());
+        }
         match life.held.take() {
             Some(true) => self
                 .set_running(TimePolicy::Continue)
@@ -336,6 +340,10 @@ impl Vm {
     }
 
     fn set_running(&self, policy: TimePolicy) -> Result<(), LifecycleError> {
+        let (from, to) = (self.status.run_state.get(), RunState::Running);
+        if !from.may_become(to) {
+            return Err(IllegalTransition { from, to }.into());
+        }
         self.run_vcpus(policy)?;
         self.machine_part().set_stopped(false);
         self.status.run_state.set(RunState::Running)?;

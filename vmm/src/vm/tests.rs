@@ -288,6 +288,21 @@ fn a_guest_whose_whereabouts_are_unknown_is_decided_about_once() {
 }
 
 #[test]
+fn a_guest_that_may_run_elsewhere_is_not_saved_or_sent_and_so_never_resumed_by_the_way() {
+    let gone: [fn(&Vm); 2] = [|vm| vm.undecided(), |vm| vm.handed_over("tcp:elsewhere:1")];
+    for hand_over in gone {
+        let rig = Rig::running();
+        rig.vm.pause().expect("pauses");
+        hand_over(&rig.vm);
+        let state = rig.state();
+        rig.vm.pause().expect_err("not this side's to save");
+        let _ = rig.vm.resume();
+        assert_eq!(rig.state(), state);
+        assert_eq!(rig.vm.console().receive(b"v"), 0, "it does not run");
+    }
+}
+
+#[test]
 fn a_processor_that_stands_still_does_nothing_until_it_goes_on() {
     let rig = Rig::running();
     rig.vm.stop().expect("stops");
