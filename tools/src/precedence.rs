@@ -1,40 +1,31 @@
 //! Who goes first on processors that are shared.
 
-use std::fs;
+use std::process::{Command, Stdio};
 
-use rustix::process::setpriority_process;
+use rustix::thread::gettid;
 
-/// The least niceness.
-const FIRST: i32 = -20;
-
-/// Has the calling thread, and what it starts from now on, go before others. Without the right to it nothing changes.
-pub fn go_first() {
-    // On Linux this is the calling thread's alone.
-    let _ = setpriority_process(None, FIRST);
+/// Before what does a thread go? Each goes before those that are named above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precedence {
+    /// Before all that has no precedence: for what is measured, on a machine that others use.
+    ///
+    /// Niceness would not do. It counts within a session only where the kernel shares processors out between sessions first
+    /// (autogroups), and a thread that wakes up waits for the next tick of one that computes, up to four milliseconds.
+    Measured = 1,
+    /// Before what is measured too: for who looks at the clock.
+    Clock = 2,
 }
 
-/// While it lives, the session goes before the others of this machine.
-///
-/// Where the kernel shares processors out between sessions first (autogroups, the default on many systems), the niceness
-/// of a thread counts only within its own.
-#[derive(Debug)]
-pub struct SessionGoesFirst(());
-
-impl SessionGoesFirst {
-    /// Begins it, as far as there is the right to and the kernel knows of sessions.
+impl Precedence {
+    /// Takes it for the calling thread, and for all that it starts from now on. Returns whether there was the right to, and
+    /// the program `chrt` (util-linux) that does it.
     #[must_use]
-    pub fn begin() -> Self {
-        set(FIRST);
-        Self(())
+    pub fn take(self) -> bool {
+        let (priority, thread) = ((self as u8).to_string(), gettid().to_string());
+        Command::new("chrt")
+            .args(["--rr", "--pid", &priority, &thread])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     }
-}
-
-impl Drop for SessionGoesFirst {
-    fn drop(&mut self) {
-        set(0);
-    }
-}
-
-fn set(niceness: i32) {
-    let _ = fs::write("/proc/self/autogroup", niceness.to_string());
 }

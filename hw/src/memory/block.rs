@@ -33,7 +33,8 @@ pub struct RamBlock {
     pub(super) mapping: Mapping,
     dirty: DirtyBitmaps,
     readonly: AtomicBool,
-    huge_pages: HugePages,
+    /// Whether the host took the advice to use huge pages; `None` where they were not asked for.
+    huge_pages: Option<bool>,
 }
 
 /// Whether a block got what it asked for of the host's huge pages.
@@ -99,7 +100,7 @@ impl RamBlock {
         let mapping = Mapping::new(to_usize(size), source).map_err(|source| refused("mapping it", source))?;
         // A kernel without core dumps refuses this advice, and then there is nothing to leave the memory out of.
         let _ = mapping.leave_out_of_dumps();
-        let huge_pages = ask_for_huge_pages(&mapping, size, &backing);
+        let huge_pages = asks_for_huge_pages(size, &backing).then(|| mapping.ask_for_huge_pages().is_ok());
         let dirty = DirtyBitmaps::new(size);
         Ok(Arc::new(Self {
             name,
@@ -162,10 +163,19 @@ impl RamBlock {
         &self.dirty
     }
 
-    /// What came of asking for huge pages.
+    /// What came of asking for huge pages, as the host's settings are now. Reads `/sys`: for reports, and not while a VM is
+    /// made.
     #[must_use]
     pub fn huge_pages(&self) -> HugePages {
-        self.huge_pages
+        let offered = || match self.backing {
+            Backing::PrivateFile { .. } => None,
+            Backing::PrivateAnonymous => host::huge_pages_for_anonymous_memory(),
+            Backing::SharedMemfd => host::huge_pages_for_shared_memory(),
+        };
+        match self.huge_pages {
+            None => HugePages::NotAskedFor,
+            Some(taken) => offered().filter(|_| taken).map_or(HugePages::Refused, HugePages::Granted),
+        }
     }
 
     /// How many bytes of the block the host holds in huge pages now. Reads `/proc`: for reports, not for hot paths.
@@ -228,15 +238,14 @@ impl fmt::Debug for RamBlock {
 
 /// A mapping succeeds for any size, and the guest would be killed later: refuse what can never fit.
 fn check_host_has(name: &str, size: u64) -> Result<(), RamError> {
-    // Without /proc nothing is known, and the system's own limits remain.
-    let Ok(memory) = host::Memory::now() else { return Ok(()) };
-    if size > memory.total {
-        let (total, available) = (memory.total, memory.available);
+    let total = host::total_memory();
+    if size > total {
         return Err(RamError::MoreThanTheHostHas {
             name: name.to_owned(),
             size,
             total,
-            available,
+            // Without /proc it is not known, and is no more than that.
+            available: host::available_memory().unwrap_or(total),
         });
     }
     Ok(())
@@ -252,17 +261,9 @@ fn sealed_memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn ask_for_huge_pages(mapping: &Mapping, size: u64, backing: &Backing) -> HugePages {
-    let offered = match backing {
-        Backing::PrivateFile { .. } => return HugePages::NotAskedFor,
-        _ if size < HUGE_PAGE_SIZE => return HugePages::NotAskedFor,
-        Backing::PrivateAnonymous => host::huge_pages_for_anonymous_memory(),
-        Backing::SharedMemfd => host::huge_pages_for_shared_memory(),
-    };
-    match offered {
-        Some(size) if mapping.ask_for_huge_pages().is_ok() => HugePages::Granted(size),
-        _ => HugePages::Refused,
-    }
+/// Whether huge pages pay: not for a small block, and a file brings its own pages.
+fn asks_for_huge_pages(size: u64, backing: &Backing) -> bool {
+    size >= 2 * HUGE_PAGE_SIZE && !matches!(backing, Backing::PrivateFile { .. })
 }
 
 #[cfg(test)]
@@ -389,6 +390,8 @@ mod tests {
         );
         assert_eq!(large.huge_bytes().unwrap(), 0);
         large.write(0, &[1]).unwrap();
+        assert_eq!(large.huge_bytes().unwrap(), 0, "a guest begins in ordinary pages");
+        large.write(3 * MIB, &[1]).unwrap();
         // One touch gives a whole page of the size that was granted, unless memory is fragmented.
         assert!(large.huge_bytes().unwrap() <= HUGE_PAGE_SIZE);
     }

@@ -4,27 +4,21 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 
-/// The memory of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
-    /// Memory and swap in all, in bytes.
-    pub(super) total: u64,
-    /// Memory that could be had without swapping, in bytes.
-    pub(super) available: u64,
+/// Memory and swap of the host in all, in bytes. A system call, and not `/proc/meminfo`, for which the kernel adds up its
+/// counters and prints fifty lines of them.
+pub(super) fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_add(info.totalswap).saturating_mul(info.mem_unit.into())
 }
 
-impl Memory {
-    pub(super) fn now() -> io::Result<Self> {
-        Self::parse(&fs::read_to_string("/proc/meminfo")?).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
+/// Memory that could be had without swapping, in bytes.
+pub(super) fn available_memory() -> io::Result<u64> {
+    available_of(&fs::read_to_string("/proc/meminfo")?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
 
-    fn parse(meminfo: &str) -> Option<Self> {
-        let value = |key: &str| meminfo.lines().find_map(|line| kib(line.strip_prefix(key)?));
-        Some(Self {
-            total: value("MemTotal:")?.saturating_add(value("SwapTotal:").unwrap_or(0)),
-            available: value("MemAvailable:").or_else(|| value("MemFree:"))?,
-        })
-    }
+fn available_of(meminfo: &str) -> Option<u64> {
+    let value = |key: &str| meminfo.lines().find_map(|line| kib(line.strip_prefix(key)?));
+    value("MemAvailable:").or_else(|| value("MemFree:"))
 }
 
 /// The size of huge pages for private anonymous memory, if the host gives them to who asks.
@@ -98,16 +92,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn swap_counts_towards_what_the_host_has() {
-        let meminfo = "MemTotal:  1000 kB\nMemFree:  10 kB\nMemAvailable:  600 kB\nSwapTotal:  24 kB\n";
-        let memory = Memory::parse(meminfo).unwrap();
-        assert_eq!(
-            memory,
-            Memory {
-                total: 1024 * 1024,
-                available: 600 * 1024
-            }
-        );
+    fn a_host_has_more_memory_in_all_than_can_be_had() {
+        assert!(total_memory() > available_memory().unwrap());
+    }
+
+    #[test]
+    fn an_old_kernel_only_knows_what_is_free() {
+        let meminfo = "MemTotal:  1000 kB\nMemFree:  10 kB\n";
+        assert_eq!(available_of(meminfo), Some(10 * 1024));
+        assert_eq!(available_of(&format!("{meminfo}MemAvailable:  600 kB\n")), Some(600 * 1024));
     }
 
     #[test]

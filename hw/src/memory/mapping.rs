@@ -116,10 +116,16 @@ impl Mapping {
         })
     }
 
-    /// Asks for large pages in the whole area.
+    /// Asks for large pages in all of the area but the first 2 MiB, which it must be longer than.
+    ///
+    /// That is where a guest begins, with a few pages that lie scattered: in a large page, its first instruction would wait
+    /// until all of it has been cleared, which takes a tenth of the time from exec to the guest's first output.
     pub(super) fn ask_for_huge_pages(&self) -> io::Result<()> {
-        // SAFETY: the advice changes how pages are made, not what they hold.
-        unsafe { rustix::mm::madvise(self.start.cast(), self.len, Advice::LinuxHugepage) }.map_err(Into::into)
+        let first = to_usize(HUGE_PAGE_SIZE);
+        let rest = self.len.checked_sub(first).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the advice is for a part of the area, and changes how its pages are made, not what they hold.
+        unsafe { rustix::mm::madvise(self.start.wrapping_add(first).cast(), rest, Advice::LinuxHugepage) }
+            .map_err(Into::into)
     }
 
     /// Leaves the area out of core dumps.

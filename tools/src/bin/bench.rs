@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tern_tools::bench::{Bench, MEASUREMENTS};
 use tern_tools::memory::warm;
-use tern_tools::precedence::{self, SessionGoesFirst};
+use tern_tools::precedence::Precedence;
 use tern_tools::report::{ProgramRun, Report};
 
 /// Measures Tern from outside, on this machine's /dev/kvm.
@@ -32,8 +32,8 @@ struct Arguments {
     /// Measure only this: start, snapshot, idle, dirtying. May be given several times.
     #[arg(long)]
     only: Vec<String>,
-    /// Let the program go before what else runs on the machine, so that figures come closer to those of an idle one. Needs
-    /// the right to lower niceness.
+    /// Let the program go before what else runs on the machine (real-time scheduling), so that figures come close to those of
+    /// an idle one. For root.
     #[arg(long)]
     precedence: bool,
 }
@@ -50,10 +50,9 @@ fn main() -> Result<()> {
         vm: vm.clone(),
         scratch: arguments.scratch.clone(),
     };
-    let _first = arguments.precedence.then(|| {
-        precedence::go_first();
-        SessionGoesFirst::begin()
-    });
+    if arguments.precedence && !Precedence::Measured.take() {
+        bail!("this user may not give the program precedence; run the benchmark as root, or without --precedence");
+    }
     let benches: Vec<_> = programs.iter().map(bench).collect();
     let mut report = Report::begin(programs, arguments.precedence);
     for measurement in MEASUREMENTS {

@@ -124,10 +124,11 @@ impl Vm {
     pub fn create(host: &Host, spec: &VmSpec<'_>, status: Arc<Status>) -> Result<Arc<Self>, CreateError> {
         check_memory(&spec.machine, spec.memory)?;
         let model = CpuModel::named(spec.cpu.as_deref().unwrap_or(DEFAULT_CPU_MODEL))?;
-        let payload = BootPayload::new(&spec.boot)?;
-        let memory = RamBlock::new(RAM_BLOCK, spec.memory, Backing::PrivateAnonymous)?;
+        // First, because it asks the host ahead what its processor can do, which takes as long as the rest up to there.
         let requests = Requests::new(Arc::clone(&host.runner));
         let accel = accel::create(&host.accelerator, &host.types, requests.clone())?;
+        let payload = BootPayload::new(&spec.boot)?;
+        let memory = RamBlock::new(RAM_BLOCK, spec.memory, Backing::PrivateAnonymous)?;
         let table = accel.accelerator.cpuid(model, spec.cpus)?;
         if !table.missing.is_empty() {
             return Err(CreateError::HostLacks {

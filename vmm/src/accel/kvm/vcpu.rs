@@ -58,9 +58,11 @@ enum Wanted {
 pub struct Stuck;
 
 impl Vcpu {
-    /// A vCPU that has not run yet. Its thread is started by the first [`resume`](Self::resume).
-    pub fn new(apic_id: u32, handle: VcpuHandle, bus: Bus, events: Arc<dyn VcpuEvents>) -> Self {
-        Self {
+    /// A vCPU that has not run yet, with its thread parked: who lets it run later, maybe in the pause of a migration, does
+    /// not wait for a thread to be made.
+    pub fn start(apic_id: u32, handle: VcpuHandle, bus: Bus, events: Arc<dyn VcpuEvents>) -> io::Result<Arc<Self>> {
+        install_kick_handler()?;
+        let this = Arc::new(Self {
             apic_id,
             handle,
             bus,
@@ -72,7 +74,11 @@ impl Vcpu {
             }),
             changed: Condvar::new(),
             leave: AtomicBool::new(true),
-        }
+        });
+        let main = Arc::clone(&this);
+        let thread = thread::Builder::new().name(format!("vcpu{apic_id}"));
+        this.control.lock().thread = Some(thread.spawn(move || main.main())?);
+        Ok(this)
     }
 
     /// The APIC id, which is also KVM's id.
@@ -91,16 +97,10 @@ impl Vcpu {
     }
 
     /// Lets the vCPU run.
-    pub fn resume(self: &Arc<Self>) -> io::Result<()> {
+    pub fn resume(&self) -> io::Result<()> {
         let mut control = self.control.lock();
         if control.wanted == Wanted::End {
             return Err(io::Error::other("the vCPU's thread has ended"));
-        }
-        if control.thread.is_none() {
-            install_kick_handler()?;
-            let this = Arc::clone(self);
-            let name = format!("vcpu{}", self.apic_id);
-            control.thread = Some(thread::Builder::new().name(name).spawn(move || this.main())?);
         }
         self.want(&mut control, Wanted::Run);
         Ok(())

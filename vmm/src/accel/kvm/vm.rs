@@ -260,8 +260,10 @@ impl Accelerator for KvmVm {
             .fd()
             .set_cpuid2(&entries(&cpuid)?)
             .map_err(|error| refused(about("the CPUID table of vCPU"), error))?;
+        let vcpu = Vcpu::start(apic_id, handle, bus, Arc::clone(&self.events))
+            .map_err(|error| refused(about("a thread for vCPU"), error))?;
         let new = KvmCpu {
-            vcpu: Arc::new(Vcpu::new(apic_id, handle, bus, Arc::clone(&self.events))),
+            vcpu,
             cpu,
             apic,
             msrs: msr::rows_for(&cpuid).collect(),
