@@ -53,48 +53,63 @@ pub(super) fn read_tsc(cx: &SyncContext<'_>, state: &mut HeldState) -> Outcome {
     let Some(first) = cx.cpus.first() else { return Ok(()) };
     state.clock.tsc_khz = tsc_khz(first);
     state.clock.tsc = tsc(first).unwrap_or(0);
-    let base = offset(first);
+    let steady = offsets_stand_still(first);
+    let base = if steady { offset(first) } else { tsc(first) };
     // A KVM without offsets keeps the TSCs of a VM together by itself.
-    state.clock.tsc_differences = cx
-        .cpus
-        .iter()
-        .map(|cpu| {
-            base.zip(offset(cpu))
-                .map_or(0, |(base, own)| own.wrapping_sub(base).cast_signed())
-        })
-        .collect();
+    let differences = cx.cpus.iter().skip(1).map(|cpu| {
+        let own = if steady { offset(cpu) } else { tsc(cpu) };
+        base.zip(own)
+            .map_or(0, |(base, own)| own.wrapping_sub(base).cast_signed())
+    });
+    state.clock.tsc_differences = std::iter::once(0).chain(differences).collect();
     Ok(())
 }
 
 /// Sets all TSCs so that the first vCPU's goes on from the record's value, and the others with their differences to it.
 ///
-/// Offsets do that exactly and whatever the scale: if the first TSC reads `now` with one offset, it reads `wanted` at that
-/// instant with an offset larger by `wanted - now`. (Some KVMs take an offset and do not heed it; their guests see the
-/// host's TSC, whatever is tried.)
+/// Offsets do that exactly and whatever the scale: if a TSC reads `now` with one offset, it reads `wanted` at that instant
+/// with an offset larger by `wanted - now`; and what one vCPU's is to another's stays as it is. (Some KVMs take an offset
+/// and do not heed it; their guests see the host's TSC, whatever is tried.)
 pub(super) fn write_tsc(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
     let Some(first) = cx.cpus.first() else { return Ok(()) };
     let record = &state.clock;
     for cpu in cx.cpus {
         set_frequency(cpu, record.tsc_khz)?;
     }
+    let base = offset_to_read(first, record.tsc).filter(|_| offsets_stand_still(first));
     let differences = record.tsc_differences.iter().copied().chain(std::iter::repeat(0));
-    let base = tsc(first)
-        .zip(offset(first))
-        .map(|(now, offset)| offset.wrapping_add(record.tsc).wrapping_sub(now));
     for (cpu, difference) in cx.cpus.iter().zip(differences) {
-        let set = match base {
-            Some(base) => ioctl::set_tsc_offset(cpu.vcpu.handle().fd(), base.wrapping_add_signed(difference)).is_ok(),
-            None => msr::set(cpu.vcpu.handle().fd(), TSC, record.tsc.wrapping_add_signed(difference)),
+        let fd = cpu.vcpu.handle().fd();
+        let wanted = record.tsc.wrapping_add_signed(difference);
+        let offset = base
+            .map(|base| base.wrapping_add_signed(difference))
+            .or_else(|| offset_to_read(cpu, wanted));
+        let set = match offset {
+            Some(offset) => ioctl::set_tsc_offset(fd, offset).is_ok(),
+            None => msr::set(fd, TSC, wanted),
         };
         if !set {
             return Err(AccelError::CannotHold {
                 field: format!("the TSC of vCPU {}", cpu.vcpu.apic_id()),
-                value: record.tsc.to_string(),
+                value: wanted.to_string(),
                 reason: "KVM refuses it".to_owned(),
             });
         }
     }
     Ok(())
+}
+
+/// The offset with which the TSC of `cpu` would read `wanted` now; `None` for a KVM without offsets.
+fn offset_to_read(cpu: &KvmCpu, wanted: u64) -> Option<u64> {
+    let now = tsc(cpu)?;
+    Some(offset(cpu)?.wrapping_add(wanted).wrapping_sub(now))
+}
+
+/// Whether offsets mean something by themselves. On a host whose own TSC is not steady, KVM has the TSC of each vCPU stand
+/// still while it does not run, by a new offset each time that it touches the vCPU; there, only values can be compared.
+fn offsets_stand_still(cpu: &KvmCpu) -> bool {
+    let [before, after] = [offset(cpu), offset(cpu)];
+    before == after
 }
 
 /// Whether this KVM heeds offsets; some take them and go on with the host's TSC. All vCPUs are parked.
@@ -104,7 +119,7 @@ pub(super) fn heeds_offsets(cx: &SyncContext<'_>) -> bool {
     let Some(offset) = offset(cpu) else { return false };
     let probe = offset.wrapping_add(1 << 20);
     let heeds = ioctl::set_tsc_offset(fd, probe).is_ok() && ioctl::get_tsc_offset(fd).is_ok_and(|now| now == probe);
-    heeds && ioctl::set_tsc_offset(fd, offset).is_ok()
+    ioctl::set_tsc_offset(fd, offset).is_ok() && heeds
 }
 
 /// Has the TSC count at the guest's speed, if that is not the host's.
