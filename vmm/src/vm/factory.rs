@@ -18,7 +18,7 @@ use super::assemble::{Parts, RAM_BLOCK, assemble};
 use super::requests::Requests;
 use super::source::refused;
 use super::{CreateError, Host, Status, Vm, describe};
-use crate::accel::{self, CreatedAccel};
+use crate::accel::{self, CreatedAccel, Difference};
 use crate::boot::BootPayload;
 
 /// Who is told of a VM that has been loaded, just before it runs.
@@ -279,6 +279,12 @@ impl DestinationVm for Arrival {
             operation: "take the guest's state",
             because: error.to_string(),
         })?;
+        // While the guest can still go on where it comes from.
+        let read = self.vm.accelerator.readback_compare();
+        expect_no_differences(&read.map_err(|error| VmError::Accelerator {
+            operation: "tell the guest's state",
+            because: error.to_string(),
+        })?)?;
         self.vm.drive_lines();
         Ok(())
     }
@@ -286,5 +292,40 @@ impl DestinationVm for Arrival {
     fn run(&mut self) -> Result<(), VmError> {
         self.arrivals.arrived(&self.vm);
         self.vm.start_arrived().map_err(refused("run"))
+    }
+}
+
+/// Refuses a load that did not reach the accelerator as it was.
+fn expect_no_differences(differences: &[Difference]) -> Result<(), VmError> {
+    let Some(first) = differences.first() else {
+        return Ok(());
+    };
+    let because = match differences.len() - 1 {
+        0 => first.to_string(),
+        more => format!("{first} (and {more} more)"),
+    };
+    Err(VmError::Accelerator {
+        operation: "hold the guest's state",
+        because,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_fails_by_the_name_of_the_field_that_the_accelerator_does_not_hold() {
+        let difference = |field: &str| Difference {
+            field: field.to_owned(),
+            loaded: "1".to_owned(),
+            read: "0".to_owned(),
+        };
+        assert!(expect_no_differences(&[]).is_ok());
+        let error = |differences: &[_]| expect_no_differences(differences).expect_err("differs").to_string();
+        let one = "the accelerator cannot hold the guest's state: cpu-0: a was loaded as 1 and reads as 0";
+        assert_eq!(error(&[difference("cpu-0: a")]), one);
+        let two = error(&[difference("cpu-0: a"), difference("cpu-0: b")]);
+        assert_eq!(two, format!("{one} (and 1 more)"));
     }
 }
