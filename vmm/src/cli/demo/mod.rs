@@ -34,6 +34,10 @@ pub(super) struct Args {
 /// What the guest does: a heartbeat every 10 ms, 40 MiB written a second within 32 MiB.
 const GUEST: &str = "beat=10 rate=40 dirty=32";
 
+/// How long a move may pause the guest: a bound and no aim, so far away that the demonstration ends on slow and busy hosts
+/// too, and shows what the pause came to.
+const PAUSE_LIMIT: &str = "10s";
+
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let began = Instant::now();
     let mut demo = Demo::new(messages)?;
@@ -206,7 +210,7 @@ impl Demo {
         let command = self.command(&["receive", "tcp:127.0.0.1:0", "--name", "arrival"]);
         let mut target = Guest::start(command, step)?;
         let uri = target.first_message()?;
-        let (said, took) = self.ask(step, &["migrate", "demo", &uri])?;
+        let (said, took) = self.ask(step, &["migrate", "demo", &uri, "--downtime-limit", PAUSE_LIMIT])?;
         let last = source.end()?;
         let beat = target.beat()?;
         let gap = beat.saturating_duration_since(last);
