@@ -84,7 +84,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// Nobody listens there, or nothing gets there.
-    #[error("{uri}: cannot connect: {source}; is `vm receive` listening there?")]
+    #[error("nobody answers at {uri} ({source}): start \"vm receive\" there, or mend the way to it")]
     Connect {
         /// Where to.
         uri: Uri,

@@ -40,7 +40,7 @@ pub enum BindError {
     )]
     NotLoopback(Uri),
     /// Somebody else has the address.
-    #[error("{0} is in use; take another one, or port 0 for any free one")]
+    #[error("{uri} is in use; take another {}", other_than(.0), uri = .0)]
     InUse(Uri),
     /// The host's name has no address, or the system refuses to listen.
     #[error("cannot listen on {uri}: {source}")]
@@ -50,6 +50,14 @@ pub enum BindError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+/// What else a user can take whose address is taken.
+fn other_than(uri: &Uri) -> &'static str {
+    match uri {
+        Uri::Tcp { .. } => "port, or port 0 for any that is free",
+        Uri::Unix(_) | Uri::File(_) => "path",
+    }
 }
 
 /// A listening socket. Dropping it closes it and removes its file.
@@ -144,7 +152,15 @@ fn bind_unix(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
         None,
     )?;
     if let Err(errno) = rustix::net::bind(&socket, &address) {
-        if errno != Errno::ADDRINUSE || !is_abandoned(path, &address) {
+        if errno != Errno::ADDRINUSE {
+            return Err(errno.into());
+        }
+        if !is_socket(path) {
+            return Err(io::Error::other(
+                "it exists and is no socket; remove it or take another path",
+            ));
+        }
+        if !is_abandoned(&address) {
             return Err(errno.into());
         }
         fs::remove_file(path)?;
@@ -158,11 +174,13 @@ fn bind_unix(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
 }
 
 /// Whether a socket file is what a killed process left behind: connecting to it is refused.
-fn is_abandoned(path: &Path, address: &SocketAddrUnix) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    is_socket
-        && rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .is_ok_and(|probe| rustix::net::connect(&probe, address) == Err(Errno::CONNREFUSED))
+fn is_abandoned(address: &SocketAddrUnix) -> bool {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .is_ok_and(|probe| rustix::net::connect(&probe, address) == Err(Errno::CONNREFUSED))
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// The file of a unix socket, removed with its listener unless somebody has put another one there.
@@ -250,6 +268,7 @@ mod tests {
         let _first = Listener::bind(&Uri::Unix(path.clone()), Reach::Loopback).expect("a path");
         let error = Listener::bind(&Uri::Unix(path.clone()), Reach::Loopback).expect_err("taken");
         assert!(matches!(&error, BindError::InUse(_)), "{error}");
+        assert!(!error.to_string().contains("port"), "{error}");
         assert!(path.exists(), "the first one's file stays");
     }
 
@@ -271,7 +290,8 @@ mod tests {
         drop(Listener::bind(&Uri::Unix(path.clone()), Reach::Loopback).expect("abandoned"));
 
         fs::write(&path, "a user's file").expect("a file");
-        Listener::bind(&Uri::Unix(path.clone()), Reach::Loopback).expect_err("not a socket");
+        let error = Listener::bind(&Uri::Unix(path.clone()), Reach::Loopback).expect_err("not a socket");
+        assert!(error.to_string().contains("is no socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("untouched"), "a user's file");
         fs::remove_file(&path).expect("the test's own file");
     }

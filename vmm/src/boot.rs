@@ -50,8 +50,8 @@ const COMMAND_LINE: (&str, &str) = ("cmdline", "boot.cmdline");
 #[non_exhaustive]
 pub enum BootError {
     /// The kernel is none.
-    #[error("the kernel is no ELF file for x86-64 ({0}); give an uncompressed kernel such as vmlinux")]
-    NotElf(String),
+    #[error("the kernel is no ELF file for x86-64; give an uncompressed one, such as the vmlinux of a build of Linux")]
+    NotElf(#[source] linux_loader::loader::Error),
     /// The kernel has no PVH entry.
     #[error("the kernel has no PVH entry; Linux has one when built with CONFIG_PVH")]
     NoPvhEntry,
@@ -239,8 +239,7 @@ pub fn load<M: GuestMemoryBackend>(
     if !fresh {
         clear_bss(memory, &kernel)?;
     }
-    let loaded = Elf::load(memory, None, &mut Cursor::new(kernel.as_slice()), None)
-        .map_err(|error| BootError::NotElf(error.to_string()))?;
+    let loaded = Elf::load(memory, None, &mut Cursor::new(kernel.as_slice()), None).map_err(BootError::NotElf)?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         return Err(BootError::NoPvhEntry);
     };

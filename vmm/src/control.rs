@@ -287,14 +287,9 @@ pub enum ControlError {
     /// No hand-over waits for a decision.
     #[error("there is nothing to resolve: the guest of this VM has not been handed over")]
     NothingToResolve,
-    /// A URI that cannot be used.
-    #[error("{uri:?} cannot be used as a migration address: {reason}")]
-    Uri {
-        /// The URI as given.
-        uri: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// An address of a migration that is none.
+    #[error(transparent)]
+    Uri(#[from] migration::uri::ParseUriError),
     /// A parameter out of its range.
     #[error("the parameter {parameter} cannot be {value}: {reason}")]
     Parameter {

@@ -108,15 +108,18 @@ pub enum BoardError {
         most: u32,
     },
     /// RAM of a size that the machine does not take.
-    #[error("{machine} takes {least} MiB to {most} MiB of memory in whole pages, not {asked} bytes")]
+    #[error(
+        "{machine} takes from {} to {} of memory, in whole pages of 4 KiB, and not {}",
+        amount(*.least), amount(*.most), amount(*.asked)
+    )]
     Memory {
         /// The machine.
         machine: String,
         /// Bytes asked for.
         asked: u64,
-        /// Least, in MiB.
+        /// The fewest bytes that it takes.
         least: u64,
-        /// Most, in MiB.
+        /// The most.
         most: u64,
     },
     /// An object could not be made.
@@ -325,9 +328,18 @@ pub fn check_memory(machine: &str, bytes: u64) -> Result<(), BoardError> {
     Err(BoardError::Memory {
         machine: machine.to_owned(),
         asked: bytes,
-        least: layout::MIN_RAM >> 20,
-        most: layout::MAX_RAM >> 20,
+        least: layout::MIN_RAM,
+        most: layout::MAX_RAM,
     })
+}
+
+/// A number of bytes with the largest unit that leaves it whole.
+fn amount(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let steps = (0..UNITS.len() - 1)
+        .take_while(|step| bytes != 0 && (bytes >> (10 * step)).is_multiple_of(1024))
+        .count();
+    format!("{} {}", bytes >> (10 * steps), UNITS[steps])
 }
 
 fn map_ram(memory: &AddressSpace, ram: &Arc<RamBlock>) -> Result<(), RegionError> {
@@ -342,4 +354,22 @@ fn map_ram(memory: &AddressSpace, ram: &Arc<RamBlock>) -> Result<(), RegionError
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_size_of_memory_is_told_with_the_right_ones() {
+        let refused = |bytes| check_memory(MICROVM_1_0, bytes).expect_err("refused").to_string();
+        assert_eq!(
+            refused(1 << 20),
+            "microvm-1.0 takes from 4 MiB to 1 TiB of memory, in whole pages of 4 KiB, and not 1 MiB"
+        );
+        assert!(refused(0).ends_with("and not 0 bytes"));
+        assert!(refused((4 << 20) + 1025).ends_with("and not 4195329 bytes"));
+        assert!(refused((4 << 20) + 1024).ends_with("and not 4097 KiB"));
+        check_memory(MICROVM_1_0, 4 << 20).expect("the least");
+    }
 }

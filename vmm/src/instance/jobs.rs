@@ -165,11 +165,7 @@ fn ram_info(figures: &Figures, saved: (u64, u64)) -> Option<RamInfo> {
 }
 
 fn parse(uri: &str) -> Result<Uri, ControlError> {
-    uri.parse()
-        .map_err(|error: migration::uri::ParseUriError| ControlError::Uri {
-            uri: uri.to_owned(),
-            reason: error.to_string(),
-        })
+    Ok(uri.parse()?)
 }
 
 fn spawn(name: &str, job: Arc<Job>, work: impl FnOnce(&Arc<Job>) + Send + 'static) -> Result<(), ControlError> {
@@ -271,10 +267,8 @@ impl Jobs {
         uri: &str,
         options: &InstanceOptions,
     ) -> Result<(), ControlError> {
-        let receiver = Receiver::bind(&parse(uri)?, options.reach).map_err(|error| ControlError::Uri {
-            uri: uri.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let receiver =
+            Receiver::bind(&parse(uri)?, options.reach).map_err(|error| ControlError::Failed(error.to_string()))?;
         let job = Job::new(status, None, Some(receiver.local_uri().to_string()))?;
         // Only now that there is an address: an instance whose user mistyped one can be asked again.
         status.run_state.set(RunState::InMigrate)?;
@@ -287,13 +281,7 @@ impl Jobs {
             // Its socket is gone from the file system before anybody hears of the end and the process goes.
             let accept = |receiver: Receiver| receiver.accept(&factory, &options, &job.cancel, &job.gauges);
             match accept(receiver) {
-                Ok(arrived) => {
-                    // The guest is here for good; it is the source's user who has to be told.
-                    let untold = arrived.source_not_told.map(|why| {
-                        format!("the source does not know that the guest runs here ({why}); there, \"vm resolve NAME --discard\"")
-                    });
-                    job.end(MigrationStatus::Completed, untold, None);
-                }
+                Ok(_) => job.end(MigrationStatus::Completed, None, None),
                 Err(ReceiveError::Failed(Failure::Cancelled)) => {
                     job.end(MigrationStatus::Cancelled, None, None);
                     job.status.end(Ending::Failed(

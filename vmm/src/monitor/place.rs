@@ -117,7 +117,10 @@ impl fmt::Display for VmAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Nothing says where a user's runtime files are.
-    #[error("there is no folder for control sockets: XDG_RUNTIME_DIR is not set; set it, or give --control PATH")]
+    #[error(
+        "there is no folder for control sockets: XDG_RUNTIME_DIR is not set to an absolute path; set it, or name the socket \
+         itself (--control PATH to make it, PATH in place of a VM's name to use it)"
+    )]
     NoFolder,
     /// The folder could be used by others.
     #[error(
@@ -134,7 +137,9 @@ pub enum PlaceError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// Anything that the system refuses.
-    #[error("cannot use {path:?} for a control socket: {error}")]
+    #[error(
+        "cannot use {path:?} for control sockets: {error}; set XDG_RUNTIME_DIR to a folder of yours, or give --control PATH"
+    )]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -320,8 +320,7 @@ impl Vm {
     fn pause_vcpus(&self) -> Result<(), LifecycleError> {
         self.console.close();
         if let Err(error) = self.accelerator.pause() {
-            self.run_vcpus(TimePolicy::Continue)
-                .inspect_err(|_| self.fail(format!("the guest can neither be paused nor go on: {error}")))?;
+            self.run_vcpus(TimePolicy::Continue)?;
             return Err(error.into());
         }
         Ok(())

@@ -42,6 +42,11 @@ impl KvmSystem {
     pub fn open() -> Result<Self, AccelError> {
         let kvm = Kvm::new().map_err(|error| AccelError::Unavailable(unavailable(&error.into())))?;
         let version = kvm.get_api_version();
+        if version < 0 {
+            return Err(AccelError::Unavailable(
+                "/dev/kvm is something other than KVM: it does not answer as KVM does".to_owned(),
+            ));
+        }
         if u32::try_from(version) != Ok(KVM_API_VERSION) {
             return Err(AccelError::Unavailable(format!(
                 "/dev/kvm speaks version {version} of its interface, and Tern version {KVM_API_VERSION}"
@@ -136,13 +141,15 @@ fn add_unlisted(table: &mut CpuidTable, deadline_timer: bool) {
 fn unavailable(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            "there is no /dev/kvm: switch virtualisation on in the firmware (in a virtual machine, \
-                                    nested virtualisation on its host) and load the module kvm_intel or kvm_amd"
+            "there is no /dev/kvm: switch virtualisation on in the firmware (in a virtual machine, nested virtualisation on \
+             its host) and load the module kvm_intel or kvm_amd"
                 .to_owned()
         }
-        io::ErrorKind::PermissionDenied => "no permission to use /dev/kvm: add the user to the group kvm \
-                                            (`usermod -aG kvm USER`, then log in again)"
-            .to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "no permission to use /dev/kvm: add the user to the group kvm, if that is the device's \
+             (`usermod -aG kvm USER`, then log in again), or allow it to this user (`setfacl -m u:USER:rw /dev/kvm`)"
+                .to_owned()
+        }
         _ => format!("/dev/kvm cannot be opened: {error}"),
     }
 }
