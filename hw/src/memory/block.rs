@@ -174,7 +174,9 @@ impl RamBlock {
         };
         match self.huge_pages {
             None => HugePages::NotAskedFor,
-            Some(taken) => offered().filter(|_| taken).map_or(HugePages::Refused, HugePages::Granted),
+            Some(taken) => offered()
+                .filter(|_| taken)
+                .map_or(HugePages::Refused, HugePages::Granted),
         }
     }
 

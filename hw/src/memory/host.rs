@@ -8,7 +8,9 @@ use std::ops::Range;
 /// counters and prints fifty lines of them.
 pub(super) fn total_memory() -> u64 {
     let info = rustix::system::sysinfo();
-    info.totalram.saturating_add(info.totalswap).saturating_mul(info.mem_unit.into())
+    info.totalram
+        .saturating_add(info.totalswap)
+        .saturating_mul(info.mem_unit.into())
 }
 
 /// Memory that could be had without swapping, in bytes.
@@ -100,7 +102,10 @@ mod tests {
     fn an_old_kernel_only_knows_what_is_free() {
         let meminfo = "MemTotal:  1000 kB\nMemFree:  10 kB\n";
         assert_eq!(available_of(meminfo), Some(10 * 1024));
-        assert_eq!(available_of(&format!("{meminfo}MemAvailable:  600 kB\n")), Some(600 * 1024));
+        assert_eq!(
+            available_of(&format!("{meminfo}MemAvailable:  600 kB\n")),
+            Some(600 * 1024)
+        );
     }
 
     #[test]
