@@ -15,8 +15,8 @@ const AT_HAND: Duration = Duration::from_micros(300);
 
 /// Has the machine hold `mib` MiB ready for whoever asks for memory next.
 ///
-/// Where the machine is a virtual one itself, memory that nobody has used for a second is the host's again: without this a
-/// benchmark measures how long ago the last one was. So memory is taken and given back until it comes quickly, of the
+/// To be called immediately before what is measured. Where the machine is a virtual one itself, memory that nobody uses is
+/// the host's again after a fraction of a second: without this a benchmark measures how long ago the last one was. So memory is taken and given back until it comes quickly, of the
 /// kind that guests have; what was given back last is what is taken next.
 ///
 /// # Errors

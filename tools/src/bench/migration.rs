@@ -16,10 +16,10 @@ pub(super) fn run(bench: &Bench, rate: u64) -> Result<Run> {
     source.wait_for("ready")?;
     let mut target = bench.start(&["receive", "tcp:127.0.0.1:0", "--name", "target"])?;
     let uri = target.first_message()?;
-    warm(600)?;
     let listening = Instant::now();
     source.listen(AROUND)?;
 
+    warm(600)?;
     let began = Instant::now();
     let ended = bench.run_to_end(&["migrate", "source", &uri, "--downtime-limit", "30ms"])?;
     source.catch_up()?;

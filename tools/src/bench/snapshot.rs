@@ -26,8 +26,8 @@ pub(super) fn run(bench: &Bench) -> Result<Run> {
 fn save(bench: &Bench, run: &mut Run, file: &Path, path: &str) -> Result<()> {
     let mut vm = bench.guest("save", 512, "mib=480 beat=1")?;
     vm.wait_for("ready")?;
-    warm(600)?;
     vm.listen(AROUND)?;
+    warm(600)?;
     let began = Instant::now();
     let ended = bench.run_to_end(&["snapshot", "save", path])?;
     vm.listen(AROUND)?;
