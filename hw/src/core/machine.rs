@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 use vmstate::VmState;
-use vmstate::qom::{Config, Object};
+use vmstate::qom::{Config, Object, TypeTable};
 
 /// The class data of `machine`.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +11,50 @@ pub struct MachineClass {
     pub description: &'static str,
     /// How many vCPUs it takes at most.
     pub max_cpus: u32,
+    /// A shorter name by which users may ask for it. It stands for the newest version, and is never recorded.
+    pub alias: Option<&'static str>,
+    /// It is what a user gets who names no machine. One machine is.
+    pub is_default: bool,
+}
+
+/// A machine that can be made.
+#[derive(Clone, Debug)]
+pub struct MachineType {
+    /// The type's name, such as `microvm-1.0`: what a recipe records.
+    pub name: &'static str,
+    /// What else is known of it.
+    pub class: MachineClass,
+}
+
+impl MachineType {
+    /// Every machine of a type table, sorted by name.
+    #[must_use]
+    pub fn all(types: &TypeTable) -> Vec<Self> {
+        types.infos().filter_map(|info| Self::of(types, info.name)).collect()
+    }
+
+    /// The machine that `name` or an alias stands for.
+    #[must_use]
+    pub fn find(types: &TypeTable, name: &str) -> Option<Self> {
+        Self::all(types)
+            .into_iter()
+            .find(|machine| machine.name == name || machine.class.alias == Some(name))
+    }
+
+    /// The machine that a user gets who names none.
+    #[must_use]
+    pub fn default_of(types: &TypeTable) -> Option<Self> {
+        Self::all(types).into_iter().find(|machine| machine.class.is_default)
+    }
+
+    fn of(types: &TypeTable, name: &'static str) -> Option<Self> {
+        let class = types.class(name).ok()?;
+        let data = class.data::<MachineClass>()?;
+        class.is_concrete().then(|| Self {
+            name,
+            class: data.clone(),
+        })
+    }
 }
 
 /// What of a machine as a whole travels with it.
@@ -55,5 +99,36 @@ impl Machine {
     /// Notes that its user has stopped it, or lets it go on.
     pub fn set_stopped(&self, stopped: bool) {
         self.state.lock().stopped = stopped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_found_by_name_and_alias_and_one_is_the_default() {
+        let types = TypeTable::gathered().expect("sound types");
+        let all = MachineType::all(&types);
+        assert!(
+            all.iter().all(|machine| machine.name != "machine"),
+            "an abstract one cannot be made"
+        );
+        assert_eq!(all.iter().filter(|machine| machine.class.is_default).count(), 1);
+        let default = MachineType::default_of(&types).expect("there is one");
+        for name in [default.name, default.class.alias.expect("it has one")] {
+            assert_eq!(
+                MachineType::find(&types, name).map(|found| found.name),
+                Some(default.name)
+            );
+        }
+        assert!(MachineType::find(&types, "serial16550").is_none());
+        let mut names: Vec<_> = all.iter().map(|machine| machine.name).collect();
+        names.extend(all.iter().filter_map(|machine| machine.class.alias));
+        names.sort_unstable();
+        assert!(
+            names.windows(2).all(|pair| pair[0] != pair[1]),
+            "no name stands for two: {names:?}"
+        );
     }
 }

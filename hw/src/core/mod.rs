@@ -22,7 +22,7 @@ pub use accel_types::AccelTypes;
 pub use bus::{Bus, BusClass, BusError, SYSTEM_BUS, SystemBus};
 pub use device::{Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device};
 pub use irq::{IrqLine, IrqSink};
-pub use machine::{Machine, MachineClass};
+pub use machine::{Machine, MachineClass, MachineType};
 pub use machine_events::MachineEvents;
 pub use realize::{Mapping, RealizeCtx, RealizeError};
 pub use region::DeviceRegion;

@@ -65,6 +65,8 @@ fn class_init(class: &mut Class) {
         .expect("microvm-1.0 descends from `machine`");
     data.description = "small virtual machine: serial console, real-time clock, MP table";
     data.max_cpus = layout::MAX_CPUS;
+    data.alias = Some("microvm");
+    data.is_default = true;
 }
 
 /// The guest's memory as an object of the tree.
@@ -95,7 +97,7 @@ pub struct BoardSpec {
 #[non_exhaustive]
 pub enum BoardError {
     /// The type is unknown or no machine.
-    #[error("there is no machine {0}; `vm run` knows {MICROVM_1_0}")]
+    #[error("there is no machine {0}; \"vm machines\" lists those that there are")]
     NoMachine(String),
     /// Too few or too many vCPUs.
     #[error("{machine} takes 1 to {most} vCPUs, not {asked}")]

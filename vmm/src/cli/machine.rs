@@ -2,6 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use hw::{core::MachineType, i386::microvm::BoardError};
 use migration::{
     listener::Reach,
     snapshot::{RestoreOptions, Verify},
@@ -86,11 +87,22 @@ fn boot_error(args: &run::Args, error: &StartError) -> CliError {
     }
 }
 
+/// The name under which a machine is recorded, by what the user calls it.
+fn machine_named(asked: Option<&str>) -> Result<String, CliError> {
+    let types = TypeTable::gathered().map_err(start_error)?;
+    let found = match asked {
+        Some(name) => MachineType::find(&types, name).ok_or_else(|| BoardError::NoMachine(name.to_owned())),
+        None => MachineType::default_of(&types).ok_or_else(|| BoardError::NoMachine("by default".to_owned())),
+    };
+    Ok(found.map_err(start_error)?.name.to_owned())
+}
+
 /// A VM that has booted and runs.
 pub(super) fn boot(args: &run::Args, foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
     let kernel = args.kernel.as_deref().map(read).transpose()?;
     let initrd = args.initrd.as_deref().map(read).transpose()?;
     let spec = VmSpec {
+        machine: machine_named(args.machine.as_deref())?,
         cpu: args.cpu.clone(),
         cpus: args.cpus,
         memory: args.memory.0,
@@ -134,6 +146,17 @@ pub(super) fn receiver(args: &receive::Args, foreground: &Foreground) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_is_recorded_by_its_versioned_name_and_an_unknown_one_refused_with_the_remedy() {
+        assert_eq!(
+            machine_named(Some("microvm")).expect("an alias"),
+            machine_named(None).expect("a default")
+        );
+        assert_eq!(machine_named(Some("microvm-1.0")).expect("a name"), "microvm-1.0");
+        let error = machine_named(Some("q35")).expect_err("unknown").to_string();
+        assert!(error.contains("q35") && error.contains("vm machines"), "{error}");
+    }
 
     #[test]
     fn what_has_no_end_is_not_read() {

@@ -4,6 +4,7 @@
 //! stderr. The others talk to such a process through its monitor and print what they found to stdout. Errors are printed once,
 //! here, and end in one of the documented exit codes (`exit`).
 
+mod completions;
 mod cont;
 mod demo;
 mod error;
@@ -12,6 +13,8 @@ mod follow;
 pub mod host;
 mod info;
 mod machine;
+mod machines;
+mod man;
 mod messages;
 mod migrate;
 mod ps;
@@ -59,6 +62,9 @@ enum Command {
     Stop(stop::Args),
     Cont(cont::Args),
     Quit(quit::Args),
+    Machines(machines::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// What the program `vm` does: reads the command line, carries it out, and says how that went.
@@ -79,6 +85,9 @@ pub fn main() -> ExitCode {
         Command::Stop(args) => stop::run(&args, messages),
         Command::Cont(args) => cont::run(&args, messages),
         Command::Quit(args) => quit::run(&args, messages),
+        Command::Machines(args) => machines::run(&args, messages),
+        Command::Completions(args) => completions::run(&args, messages),
+        Command::Man(args) => man::run(&args, messages),
     };
     match result {
         Ok(code) => code.into(),
@@ -124,7 +133,7 @@ mod tests {
     fn the_documented_command_lines_are_understood() {
         for line in [
             "vm run",
-            "vm run --kernel k --initrd i --cmdline console=ttyS0 --cpus 2 --memory 256M --name a --cpu host --accel kvm",
+            "vm run --machine microvm --kernel k --initrd i --cmdline console=ttyS0 --cpus 2 --memory 256M --name a --cpu host --accel kvm",
             "vm run --console unix:/tmp/c --control /tmp/s --json",
             "vm --json demo",
             "vm snapshot a a.tern --stop",
@@ -138,6 +147,9 @@ mod tests {
             "vm stop a",
             "vm cont a",
             "vm quit /tmp/s",
+            "vm machines --json",
+            "vm completions fish",
+            "vm man /tmp/man",
         ] {
             Cli::try_parse_from(line.split(' ')).expect(line);
         }
@@ -159,6 +171,7 @@ mod tests {
             "vm migrate a tcp:h:1 --downtime-limit 300",
             "vm migrate a h:1",
             "vm receive file:/x",
+            "vm completions powershell",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

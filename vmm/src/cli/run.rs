@@ -36,6 +36,9 @@ pub(super) struct Args {
         allow_hyphen_values = true
     )]
     pub(super) cmdline: String,
+    /// The machine; else the default one. "vm machines" lists them.
+    #[arg(long, value_name = "TYPE")]
+    pub(super) machine: Option<String>,
     /// How many vCPUs.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) cpus: u32,

@@ -5,6 +5,7 @@
 
 use std::{path::Path, time::Duration};
 
+use hw::core::MachineType;
 use serde_json::{Map, Value, json};
 use vmstate::qom::{Object, PropertyError, TypeKind};
 
@@ -128,6 +129,12 @@ pub const COMMANDS: &[Command] = &[
         summary: "The commands that there are.",
         arguments: &[],
         run: |_, _| Ok(COMMANDS.iter().map(|command| json!({ "name": command.name })).collect()),
+    },
+    Command {
+        name: "query-machines",
+        summary: "The machines that a guest can have.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::machine_list(&MachineType::all(&vm.types())).into()),
     },
     Command {
         name: "query-migrate",

@@ -28,4 +28,5 @@ mod session;
 
 pub use commands::{Argument, COMMANDS, Command, Kind};
 pub use qmp::version;
+pub use replies::machine_list;
 pub use server::MonitorServer;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hw::core::MachineType;
 use serde_json::{Map, Value, json};
 
 use super::qmp::version;
@@ -41,6 +42,24 @@ pub(super) fn info(vm: &dyn Control) -> Value {
     reply.set("vm-id", info.vm_id);
     reply.set("instance-id", info.instance_id);
     Value::Object(reply.0)
+}
+
+/// Machines as QMP's `MachineInfo` describes them.
+#[must_use]
+pub fn machine_list(machines: &[MachineType]) -> Vec<Value> {
+    let entry = |machine: &MachineType| {
+        let mut entry = Members(Map::new());
+        entry.set("name", Some(machine.name));
+        entry.set("alias", machine.class.alias);
+        entry.set("is-default", machine.class.is_default.then_some(true));
+        entry.set("cpu-max", Some(machine.class.max_cpus));
+        entry.set("hotpluggable-cpus", Some(false));
+        entry.set("numa-mem-supported", Some(false));
+        entry.set("deprecated", Some(false));
+        entry.set("x-tern-description", Some(machine.class.description));
+        Value::Object(entry.0)
+    };
+    machines.iter().map(entry).collect()
 }
 
 pub(super) fn migration(info: &MigrationInfo) -> Value {
