@@ -5,14 +5,14 @@ use std::io;
 
 use hw::memory::AddressSpace;
 use kvm_bindings::{
-    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_CRASH,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYSTEM_EVENT_CRASH,
     KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::VcpuEvent;
+use super::exits::{INTERNAL_ERRORS, SYSTEM_EVENTS, detail, exit_row, run_error_row};
 use super::ioctl::{IoExit, MmioExit, RunExit, VcpuHandle};
 
 /// Why a vCPU cannot go on.
@@ -41,12 +41,16 @@ pub enum CrashCause {
     },
     /// The guest says itself that it has crashed.
     GuestCrashed,
-    /// An event of the guest that Tern does not know.
+    /// A system event that ends no guest of this architecture.
     SystemEvent(u32),
-    /// An exit that Tern does not know.
+    /// The processor left the guest for a reason that KVM does not know.
+    UnknownHardwareExit(u64),
+    /// The processor calls the guest's state invalid after it kept events out for too long.
+    ContextInvalid,
+    /// An exit that Tern does not ask for, or does not know.
     UnknownExit(u32),
-    /// KVM_RUN failed.
-    RunFailed(String),
+    /// KVM_RUN failed with this error.
+    RunFailed(i32),
     /// A device of Tern's failed while it served the vCPU.
     Panicked(String),
 }
@@ -55,13 +59,7 @@ impl fmt::Display for CrashCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InternalError { suberror, data } => {
-                let what = match *suberror {
-                    KVM_INTERNAL_ERROR_EMULATION => "it cannot emulate an instruction",
-                    KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions piled up while one was delivered",
-                    KVM_INTERNAL_ERROR_DELIVERY_EV => "an event could not be delivered",
-                    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "the processor left the guest for an unknown reason",
-                    _ => "an unknown one",
-                };
+                let what = detail(INTERNAL_ERRORS, *suberror).map_or("an unknown one", |row| row.what);
                 write!(f, "KVM reports an internal error, suberror {suberror}: {what}")?;
                 if *suberror != KVM_INTERNAL_ERROR_EMULATION && !data.is_empty() {
                     write!(f, " (data {data:#x?})")?;
@@ -81,9 +79,31 @@ impl fmt::Display for CrashCause {
                 )
             }
             Self::GuestCrashed => f.write_str("the guest reports that it has crashed"),
-            Self::SystemEvent(kind) => write!(f, "the guest raised system event {kind}, which Tern does not know"),
-            Self::UnknownExit(reason) => write!(f, "KVM left the guest for reason {reason}, which Tern does not know"),
-            Self::RunFailed(error) => write!(f, "KVM cannot run the guest: {error}"),
+            Self::SystemEvent(kind) => match detail(SYSTEM_EVENTS, *kind) {
+                Some(row) => write!(f, "the guest raised {} ({kind}), which no guest of Tern's should", row.name),
+                None => write!(f, "the guest raised system event {kind}, which Tern does not know"),
+            },
+            Self::UnknownHardwareExit(reason) => {
+                write!(f, "the processor left the guest for reason {reason:#x}, which KVM does not know")
+            }
+            Self::ContextInvalid => f.write_str(
+                "the guest kept its processor from events for so long that the processor calls the guest's state invalid",
+            ),
+            Self::UnknownExit(reason) => match exit_row(*reason) {
+                Some(row) => write!(
+                    f,
+                    "KVM left the guest by {} ({reason}), which Tern does not ask for: {}",
+                    row.name, row.what
+                ),
+                None => write!(f, "KVM left the guest for reason {reason}, which Tern does not know"),
+            },
+            Self::RunFailed(errno) => {
+                write!(f, "KVM cannot run the guest: {}", io::Error::from_raw_os_error(*errno))?;
+                match run_error_row(*errno) {
+                    Some(row) => write!(f, ": {}", row.what),
+                    None => Ok(()),
+                }
+            }
             Self::Panicked(what) => write!(f, "a device failed, which is a defect of Tern: {what}"),
         }
     }
@@ -143,6 +163,12 @@ pub fn serve(apic_id: u32, vcpu: &VcpuHandle, bus: &Bus) -> Option<VcpuEvent> {
             serve_mmio(vcpu, &mmio, bus);
             return None;
         }
+        RunExit::Msr => {
+            vcpu.page().refuse_msr();
+            return None;
+        }
+        RunExit::Interrupted | RunExit::BusLock | RunExit::Notify { invalid: false } => return None,
+        RunExit::Notify { invalid: true } => CrashCause::ContextInvalid,
         RunExit::Shutdown => return Some(VcpuEvent::ResetRequested { by: "a triple fault" }),
         RunExit::SystemEvent {
             kind: KVM_SYSTEM_EVENT_SHUTDOWN,
@@ -162,6 +188,7 @@ pub fn serve(apic_id: u32, vcpu: &VcpuHandle, bus: &Bus) -> Option<VcpuEvent> {
             data: data[..count].to_vec(),
         },
         RunExit::MemoryFault { address, size } => CrashCause::MemoryFault { address, size },
+        RunExit::Unknown { hardware } => CrashCause::UnknownHardwareExit(hardware),
         RunExit::Other(reason) => CrashCause::UnknownExit(reason),
     };
     Some(crash(apic_id, vcpu, bus, cause))
@@ -169,14 +196,15 @@ pub fn serve(apic_id: u32, vcpu: &VcpuHandle, bus: &Bus) -> Option<VcpuEvent> {
 
 /// What became of a KVM_RUN that failed, or `None` where it just has to be repeated.
 pub fn run_failed(apic_id: u32, vcpu: &VcpuHandle, bus: &Bus, error: &io::Error) -> Option<VcpuEvent> {
-    let cause = match error.raw_os_error() {
-        // A kick; or a vCPU that had to wait for its start-up and was started.
-        Some(libc::EINTR | libc::EAGAIN) => return None,
-        Some(libc::EFAULT | libc::EHWPOISON) => match vcpu.page().exit() {
-            RunExit::MemoryFault { address, size } => CrashCause::MemoryFault { address, size },
-            _ => CrashCause::RunFailed(format!("{error} (guest memory that the host cannot provide)")),
-        },
-        _ => CrashCause::RunFailed(error.to_string()),
+    let errno = error.raw_os_error().unwrap_or(0);
+    if run_error_row(errno).is_some_and(|row| row.goes_on) {
+        return None;
+    }
+    let cause = match vcpu.page().exit() {
+        RunExit::MemoryFault { address, size } if [libc::EFAULT, libc::EHWPOISON].contains(&errno) => {
+            CrashCause::MemoryFault { address, size }
+        }
+        _ => CrashCause::RunFailed(errno),
     };
     Some(crash(apic_id, vcpu, bus, cause))
 }
@@ -282,6 +310,30 @@ mod tests {
             "vCPU 1 cannot go on: KVM reports an internal error, suberror 1: it cannot emulate an instruction; rip 0x1000, \
              instruction bytes cc 90"
         );
+    }
+
+    #[test]
+    fn every_cause_is_told_by_its_name() {
+        let told = |cause: CrashCause| cause.to_string();
+        assert_eq!(
+            told(CrashCause::UnknownExit(kvm_bindings::KVM_EXIT_HLT)),
+            "KVM left the guest by KVM_EXIT_HLT (5), which Tern does not ask for: local APICs are in the kernel, where \
+             halted vCPUs wait"
+        );
+        assert!(told(CrashCause::UnknownExit(999)).contains("reason 999, which Tern does not know"));
+        assert!(told(CrashCause::SystemEvent(6)).contains("KVM_SYSTEM_EVENT_SEV_TERM (6)"));
+        assert!(told(CrashCause::SystemEvent(99)).contains("system event 99"));
+        assert!(told(CrashCause::UnknownHardwareExit(0x77)).contains("0x77"));
+        assert!(told(CrashCause::RunFailed(libc::EIO)).contains("the host's kernel log"));
+        assert!(told(CrashCause::RunFailed(libc::EBADF)).starts_with("KVM cannot run the guest: "));
+        let suberror = |suberror| {
+            told(CrashCause::InternalError {
+                suberror,
+                data: vec![1],
+            })
+        };
+        assert!(suberror(3).contains("suberror 3: an event could not be delivered (data "));
+        assert!(suberror(9).contains("suberror 9: an unknown one"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod compare;
 pub mod cpu;
 mod cpu_events;
 mod exit;
+pub mod exits;
 pub mod i8254;
 pub mod i8259;
 pub mod ioapic;

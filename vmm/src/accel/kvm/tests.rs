@@ -8,6 +8,7 @@ use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::I8259;
 use hw::memory::DirtyClient;
 use hw::timer::clock::{ClockState, GuestClock, TimePolicy};
+use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap};
 use vmstate::qom::{Obj, ObjectPart};
 
 use super::compare::Comparison;
@@ -29,6 +30,10 @@ const ECHO: &[u8] = &[0xe4, 0x80, 0xe6, 0x80, 0xeb, 0xfe];
 const STRADDLE: &[u8] = &[0xc7, 0x05, 0xfe, 0x0f, 0x00, 0xd0, 0x11, 0x22, 0x33, 0x44, 0xeb, 0xf4];
 /// lidt [0x3000] (a table of no length); ud2
 const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0x00, 0x30, 0x00, 0x00, 0x0f, 0x0b];
+/// lidt [0x3000] (a table of no length); mov ecx, 0xdead; rdmsr: a register that no processor has.
+const UNKNOWN_MSR: &[u8] = &[
+    0x0f, 0x01, 0x1d, 0x00, 0x30, 0x00, 0x00, 0xb9, 0xad, 0xde, 0x00, 0x00, 0x0f, 0x32, 0xe6, 0x80, 0xeb, 0xfe,
+];
 /// Writes a byte to every other page of 16 from 1 MiB on, says something and loops.
 const DIRTY: &[u8] = &[
     0xbf, 0x00, 0x00, 0x10, 0x00, // mov edi, 0x100000
@@ -233,6 +238,25 @@ fn a_triple_fault_asks_for_a_reset_after_which_the_guest_begins_anew() {
     guest.accel.reset(&Guest::boot()).expect("resets");
     guest.run();
     assert_eq!(guest.hear(), Heard::Byte(b'A'));
+}
+
+#[test]
+fn an_unknown_register_is_a_general_protection_fault_also_where_it_comes_as_an_exit() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, UNKNOWN_MSR);
+    let accel = part::<super::KvmAccel>(&guest, "/machine/accel");
+    let mut enable = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        ..Default::default()
+    };
+    enable.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN.into();
+    // A KVM without it injects the fault by itself.
+    let _ = accel.vm().expect("made").guest_vm().fd().enable_cap(&enable);
+    guest.run();
+    assert_eq!(
+        guest.hear(),
+        Heard::Event(0, VcpuEvent::ResetRequested { by: "a triple fault" })
+    );
 }
 
 #[test]

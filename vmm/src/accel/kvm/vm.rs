@@ -88,6 +88,12 @@ impl KvmVm {
         })
     }
 
+    /// KVM's VM, for tests that switch something on that Tern does not.
+    #[cfg(test)]
+    pub(super) fn guest_vm(&self) -> &GuestVm {
+        &self.vm
+    }
+
     /// The machine, if there still is one.
     fn live(&self) -> Result<MutexGuard<'_, Machine>, AccelError> {
         let machine = self.machine.lock();

@@ -7,8 +7,9 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
-    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run, kvm_run__bindgen_ty_1,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT,
+    KVM_EXIT_MMIO, KVM_EXIT_NOTIFY, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, KVM_EXIT_X86_BUS_LOCK,
+    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_NOTIFY_CONTEXT_INVALID, kvm_run, kvm_run__bindgen_ty_1,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -19,6 +20,17 @@ pub enum RunExit {
     Io(IoExit),
     /// An access to memory that is no RAM.
     Mmio(MmioExit),
+    /// An access to a model-specific register that KVM does not know.
+    Msr,
+    /// A signal came.
+    Interrupted,
+    /// The guest has locked the host's bus.
+    BusLock,
+    /// The guest has kept events out for long.
+    Notify {
+        /// Its state is no longer what it should be.
+        invalid: bool,
+    },
     /// The processor has shut down: a triple fault.
     Shutdown,
     /// The guest asks for what PSCI-like interfaces have.
@@ -48,6 +60,11 @@ pub enum RunExit {
         address: u64,
         /// Its length.
         size: u64,
+    },
+    /// The processor came out for a reason that KVM does not know.
+    Unknown {
+        /// The hardware's number for it.
+        hardware: u64,
     },
     /// Anything else.
     Other(u32),
@@ -148,6 +165,20 @@ impl RunPage {
                     len: usize::try_from(mmio.len).unwrap_or(0).min(8),
                 })
             }
+            KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR => RunExit::Msr,
+            KVM_EXIT_INTR => RunExit::Interrupted,
+            KVM_EXIT_X86_BUS_LOCK => RunExit::BusLock,
+            KVM_EXIT_NOTIFY => {
+                // SAFETY: as above.
+                let notify = unsafe { self.details().notify };
+                RunExit::Notify {
+                    invalid: notify.flags & KVM_NOTIFY_CONTEXT_INVALID != 0,
+                }
+            }
+            KVM_EXIT_UNKNOWN => RunExit::Unknown {
+                // SAFETY: as above.
+                hardware: unsafe { self.details().hw }.hardware_exit_reason,
+            },
             KVM_EXIT_SHUTDOWN => RunExit::Shutdown,
             KVM_EXIT_SYSTEM_EVENT => {
                 // SAFETY: as above.
@@ -206,6 +237,14 @@ impl RunPage {
             offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_6, data);
         // SAFETY: the field lies in the mapping, and is the kernel's only during KVM_RUN.
         unsafe { ptr::copy_nonoverlapping(data.as_ptr(), self.page.as_ptr().add(at), data.len()) };
+    }
+
+    /// Answers an access to a model-specific register as a processor does that has none of that number: with #GP.
+    pub fn refuse_msr(&self) {
+        let at = offset_of!(kvm_run, __bindgen_anon_1)
+            + offset_of!(kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_23, error);
+        // SAFETY: as in `set_mmio_data`.
+        unsafe { self.page.as_ptr().add(at).write(1) };
     }
 
     fn io_place(&self, io: &IoExit, index: usize) -> Option<usize> {
