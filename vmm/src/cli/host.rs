@@ -32,7 +32,7 @@ pub struct HostArgs {
     /// What the VM is called; else vm-PID.
     #[arg(long, value_name = "NAME")]
     name: Option<VmName>,
-    /// The guest's console: stdio, unix:PATH or null.
+    /// The guest's console: stdio, pty, unix:PATH, file:PATH (it begins empty) or null.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: ConsoleSpec,
     /// Where the control socket is; else NAME.sock in $XDG_RUNTIME_DIR/tern (/run/tern for root).
@@ -121,13 +121,19 @@ impl Foreground {
             named_by_user,
             messages,
         } = self;
+        if let Some(pty) = console.pty().filter(|_| !messages.is_json()) {
+            messages.news("console", format_args!("the console is {}", pty.display()), json!({}));
+        }
         if messages.is_json() || console.has_terminal() || !named_by_user {
             let hint = if console.has_terminal() {
                 "; Ctrl-A X leaves it"
             } else {
                 ""
             };
-            let fields = json!({ "name": name.as_str(), "control": place.socket(), "pid": std::process::id() });
+            let mut fields = json!({ "name": name.as_str(), "control": place.socket(), "pid": std::process::id() });
+            if let Some(pty) = console.pty() {
+                fields["pty"] = pty.display().to_string().into();
+            }
             messages.news("started", format_args!("this VM is called {name}{hint}"), fields);
         }
 

@@ -134,6 +134,8 @@ mod tests {
         for line in [
             "vm run",
             "vm run --machine microvm --kernel k --initrd i --cmdline console=ttyS0 --cpus 2 --memory 256M --name a --cpu host --accel kvm",
+            "vm run --console pty",
+            "vm run --console file:log",
             "vm run --console unix:/tmp/c --control /tmp/s --json",
             "vm --json demo",
             "vm snapshot a a.tern --stop",
@@ -165,7 +167,7 @@ mod tests {
             "vm run --memory 256",
             "vm run --memory lots",
             "vm run --cpus 0",
-            "vm run --console pty",
+            "vm run --console vc",
             "vm run --name ../a",
             "vm restore a.tern --verify=maybe",
             "vm migrate a tcp:h:1 --downtime-limit 300",

@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 use rustix::io::Errno;
 
-use super::port::Port;
+use super::{port::Port, pty::Pty};
 use crate::{
     event_loop::SourceId,
     terminal::{EscapeKeys, Leave},
@@ -23,8 +23,16 @@ pub(super) struct Input {
     keys: Option<EscapeKeys>,
     /// The loop's watch for input.
     pub(super) watched: Option<SourceId>,
-    /// Where clients come from, and the loop's watch for them.
-    pub(super) listener: Option<(PrivateListener, SourceId)>,
+    /// Where clients come from.
+    pub(super) clients: Option<Clients>,
+}
+
+/// Where a console's clients come from, one after another.
+pub(super) enum Clients {
+    /// A socket, and the loop's watch for those who wait there.
+    Socket(PrivateListener, SourceId),
+    /// A pseudo-terminal.
+    Pty(Pty),
 }
 
 /// What reading gave.
@@ -74,9 +82,9 @@ impl Input {
         self.keys.is_some() && self.port.is_some()
     }
 
-    /// Whether the other side is a client of the socket, after which others may come.
+    /// Whether the other side is a client, after which others may come.
     pub(super) fn is_a_client(&self) -> bool {
-        self.listener.is_some() && self.port.is_some()
+        self.clients.is_some() && self.port.is_some()
     }
 
     /// Takes what a client sent before it went, within a bound.

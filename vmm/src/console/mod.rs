@@ -1,18 +1,21 @@
-//! The back end of a guest's console: standard input and output, a unix socket, or nothing.
+//! The back end of a guest's console: standard input and output, a pseudo-terminal, a unix socket, a file, or nothing.
 //!
 //! A [`Console`] gives a [`CharSink`] for the guest's serial port. Output is written at once, by the vCPU that made it, as long as
 //! the other side takes it without waiting; what it does not take goes into a bounded queue that the event loop drains, and beyond that the
 //! device is told that there is no room. So neither a stopped terminal nor a slow reader ever holds a vCPU. Input is read by the
 //! event loop, and only as much as the guest takes.
 
+mod file;
 mod input;
 mod output;
 mod port;
+mod pty;
 mod spec;
 
 use std::{
     io::{self, stdin, stdout},
     os::fd::AsFd,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +24,7 @@ use std::{
 };
 
 use hw::char::{CharFrontend, CharSink};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::termios::isatty;
 
 pub use spec::{ConsoleSpec, ConsoleSpecError};
@@ -32,9 +35,11 @@ use crate::{
     terminal::{EscapeKeys, RawTerminal},
     unix_socket::{PrivateListener, SocketError},
 };
-use input::{Got, Input};
+use file::FileWriter;
+use input::{Clients, Got, Input};
 use output::Output;
 use port::{Direction, Port};
+use pty::Pty;
 
 /// Nothing is known about whether a read would block.
 const NOT_READY: Ready = Ready {
@@ -49,6 +54,21 @@ pub enum ConsoleError {
     /// Its socket could not be made.
     #[error("cannot open the console: {0}")]
     Socket(#[from] SocketError),
+    /// No pseudo-terminal could be had.
+    #[error("cannot make a pseudo-terminal for the console: {0}; try --console unix:PATH")]
+    Pty(#[source] io::Error),
+    /// The file cannot be written.
+    #[error("cannot write the console to {path:?}: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The loop cannot watch it.
+    #[error("cannot watch the console: {0}")]
+    Watch(#[source] io::Error),
     /// Standard input or output is unusable.
     #[error("cannot use standard input and output as the console: {0}; try --console null or --console unix:PATH")]
     Stdio(#[source] io::Error),
@@ -58,6 +78,9 @@ pub enum ConsoleError {
 pub struct Console {
     shared: Arc<Shared>,
     terminal: Option<RawTerminal>,
+    /// The other end of a pseudo-terminal.
+    pty: Option<PathBuf>,
+    file: Option<FileWriter>,
 }
 
 impl Console {
@@ -76,7 +99,7 @@ impl Console {
             input: Mutex::new(Input::default()),
             input_waits: AtomicBool::new(false),
         });
-        let mut terminal = None;
+        let (mut terminal, mut pty, mut file) = (None, None, None);
         match spec {
             ConsoleSpec::Null => shared.output.lock().discard(),
             ConsoleSpec::Stdio => {
@@ -92,8 +115,30 @@ impl Console {
                 }
             }
             ConsoleSpec::Unix(path) => shared.listen(event_loop, PrivateListener::bind(path)?)?,
+            ConsoleSpec::Pty => {
+                let made = Pty::open().map_err(ConsoleError::Pty)?;
+                pty = Some(made.path().to_owned());
+                shared.input.lock().clients = Some(Clients::Pty(made));
+                shared.look_for_a_client(event_loop);
+            }
+            ConsoleSpec::File(path) => {
+                let failed = |error| ConsoleError::File {
+                    path: path.clone(),
+                    error,
+                };
+                let (writer, port) = FileWriter::open(path).map_err(failed)?;
+                file = Some(writer);
+                let mut output = shared.output.lock();
+                output.lose_what_does_not_fit();
+                output.connect(port);
+            }
         }
-        Ok(Self { shared, terminal })
+        Ok(Self {
+            shared,
+            terminal,
+            pty,
+            file,
+        })
     }
 
     /// The end towards the guest.
@@ -113,17 +158,28 @@ impl Console {
         self.terminal.is_some()
     }
 
+    /// The name of the pseudo-terminal's other end, where the console is one.
+    #[must_use]
+    pub fn pty(&self) -> Option<&Path> {
+        self.pty.as_deref()
+    }
+
     /// Writes out what is queued, as long as the other side takes something every now and then; then closes the console.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         const PATIENCE: Duration = Duration::from_secs(1);
-        self.shared.output.lock().flush(PATIENCE);
+        let mut output = self.shared.output.lock();
+        output.flush(PATIENCE);
+        if let Some(file) = self.file.take() {
+            output.disconnect();
+            file.finish(PATIENCE);
+        }
     }
 }
 
 impl Drop for Console {
     /// Removes the socket, even if a device still holds its end; the terminal is restored by its own guard.
     fn drop(&mut self) {
-        self.shared.input.lock().listener = None;
+        self.shared.input.lock().clients = None;
     }
 }
 
@@ -279,7 +335,7 @@ impl Shared {
     }
 
     fn watch_input(&self, event_loop: &mut EventLoop, input: &mut Input, wanted: bool) {
-        let interest = match (wanted, &input.listener) {
+        let interest = match (wanted, &input.clients) {
             (true, _) => Interest::Read,
             (false, Some(_)) => Interest::HangUp,
             (false, None) => Interest::None,
@@ -299,8 +355,11 @@ impl Shared {
         if let Some(source) = input.disconnect() {
             event_loop.unwatch(source);
         }
-        let Some((_, listening)) = &input.listener else { return };
-        let _ = event_loop.set_interest(*listening, Interest::Read);
+        match &input.clients {
+            None => return,
+            Some(Clients::Socket(_, listening)) => drop(event_loop.set_interest(*listening, Interest::Read)),
+            Some(Clients::Pty(_)) => self.look_again_later(event_loop),
+        }
         if let Some(source) = self.output.lock().disconnect() {
             event_loop.unwatch(source);
         }
@@ -314,15 +373,17 @@ impl Shared {
         });
         let source = event_loop
             .watch(listener.fd(), Interest::Read, callback)
-            .map_err(ConsoleError::Stdio)?;
-        self.input.lock().listener = Some((listener, source));
+            .map_err(ConsoleError::Watch)?;
+        self.input.lock().clients = Some(Clients::Socket(listener, source));
         Ok(())
     }
 
     /// The client goes on waiting, and the loop must not be called for it again at once.
     fn accept_later(&self, event_loop: &mut EventLoop) {
         let input = self.input.lock();
-        let Some((_, listening)) = &input.listener else { return };
+        let Some(Clients::Socket(_, listening)) = &input.clients else {
+            return;
+        };
         let listening = *listening;
         let _ = event_loop.set_interest(listening, Interest::None);
         event_loop.after(&Clock::Realtime, Duration::from_millis(100), move |event_loop| {
@@ -332,8 +393,8 @@ impl Shared {
 
     /// Takes one client; the next waits until it has gone.
     fn accept(&self, event_loop: &mut EventLoop) -> io::Result<()> {
-        let mut input = self.input.lock();
-        let Some((listener, source)) = &input.listener else {
+        let input = self.input.lock();
+        let Some(Clients::Socket(listener, source)) = &input.clients else {
             return Ok(());
         };
         let Some(client) = listener.accept()? else {
@@ -342,12 +403,42 @@ impl Shared {
         // One descriptor for each direction: a loop watches a descriptor once.
         let for_output = client.try_clone()?;
         event_loop.set_interest(*source, Interest::None)?;
-        input.connect(Port::socket(client), None);
+        self.begin(event_loop, input, Port::socket(client), Port::socket(for_output));
+        Ok(())
+    }
+
+    /// Connects a client; it begins with what it has not seen of the output.
+    fn begin(&self, event_loop: &mut EventLoop, mut input: MutexGuard<'_, Input>, from: Port, to: Port) {
+        input.connect(from, None);
         self.watch_input(event_loop, &mut input, true);
         drop(input);
-        self.output.lock().connect(Port::socket(for_output));
+        self.output.lock().connect(to);
         self.drain_output(event_loop);
-        Ok(())
+    }
+
+    /// Connects who has opened the pseudo-terminal, or looks again later.
+    fn look_for_a_client(&self, event_loop: &mut EventLoop) {
+        let input = self.input.lock();
+        let Some(Clients::Pty(pty)) = &input.clients else {
+            return;
+        };
+        if pty.has_client()
+            && let (Ok(from), Ok(to)) = (pty.port(), pty.port())
+        {
+            self.begin(event_loop, input, from, to);
+        } else {
+            self.look_again_later(event_loop);
+        }
+    }
+
+    fn look_again_later(&self, event_loop: &mut EventLoop) {
+        const LATER: Duration = Duration::from_millis(250);
+        let this = Weak::clone(&self.this);
+        event_loop.after(&Clock::Realtime, LATER, move |event_loop| {
+            if let Some(this) = this.upgrade() {
+                this.look_for_a_client(event_loop);
+            }
+        });
     }
 }
 
@@ -394,8 +485,12 @@ mod tests {
 
     impl Served {
         fn at(path: &Path, room: usize) -> Self {
+            Self::on(&ConsoleSpec::Unix(path.to_owned()), room)
+        }
+
+        fn on(spec: &ConsoleSpec, room: usize) -> Self {
             let mut event_loop = EventLoop::new().expect("an event loop");
-            let console = Console::open(&ConsoleSpec::Unix(path.to_owned()), &mut event_loop).expect("a fresh path");
+            let console = Console::open(spec, &mut event_loop).expect("it can be opened");
             let device = Arc::new(Device {
                 room: Mutex::new(room),
                 ..Device::default()
@@ -528,5 +623,46 @@ mod tests {
         served.wait("the word that there is room", |device| {
             device.told_writable.load(Ordering::SeqCst)
         });
+    }
+
+    #[test]
+    fn programs_open_the_pseudo_terminal_one_after_another_and_nothing_stalls_between_them() {
+        let served = Served::on(&ConsoleSpec::Pty, 100);
+        let name = served.console.pty().expect("it has a name").to_owned();
+        let open = || std::fs::File::options().read(true).write(true).open(&name);
+        let sink = served.console.handle().sink();
+        for _ in 0..10 {
+            assert_eq!(
+                sink.try_write(&[b'.'; 100_000]),
+                100_000,
+                "nobody reads, and nobody waits"
+            );
+        }
+        let mut first = open().expect("it can be opened");
+        first.write_all(b"1").expect("room");
+        let mut early = vec![0; output::CAPACITY];
+        first.read_exact(&mut early).expect("the latest output");
+        served.wait("the first program's key", |device| *device.received.lock() == b"1");
+        drop(first);
+        let mut second = open().expect("it can be opened again");
+        second.write_all(b"2").expect("room");
+        served.wait("the second program's key", |device| *device.received.lock() == b"12");
+        assert_eq!(sink.try_write(b"late"), 4);
+        let mut late = [0; 4];
+        second.read_exact(&mut late).expect("the late output");
+        assert_eq!(&late, b"late");
+    }
+
+    #[test]
+    fn output_in_a_file_is_whole_when_the_console_has_finished_and_never_refused() {
+        let dir = TempDir::new();
+        let path = dir.path().join("log");
+        let mut event_loop = EventLoop::new().expect("an event loop");
+        let console = Console::open(&ConsoleSpec::File(path.clone()), &mut event_loop).expect("a fresh path");
+        let sink = console.handle().sink();
+        assert_eq!(sink.try_write(b"all of it"), 9);
+        console.finish();
+        assert_eq!(std::fs::read(&path).expect("there"), b"all of it");
+        assert_eq!(sink.try_write(b"late"), 4);
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Output {
     port: Option<Port>,
     /// Nobody will ever read, so nothing is kept.
     discards: bool,
+    /// What does not fit the queue is dropped, rather than that the guest waits.
+    is_lossy: bool,
     queue: VecDeque<u8>,
     /// The device has bytes that were not taken.
     refused: bool,
@@ -36,6 +38,10 @@ pub(super) struct Output {
 impl Output {
     pub(super) fn discard(&mut self) {
         self.discards = true;
+    }
+
+    pub(super) fn lose_what_does_not_fit(&mut self) {
+        self.is_lossy = true;
     }
 
     pub(super) fn connect(&mut self, port: Port) {
@@ -77,6 +83,9 @@ impl Output {
         }
         let queued = rest.len().min(CAPACITY - self.queue.len());
         self.queue.extend(&rest[..queued]);
+        if self.is_lossy {
+            return bytes.len();
+        }
         self.refused |= queued < rest.len();
         written + queued
     }
@@ -194,6 +203,17 @@ mod tests {
         assert_eq!(output.queue.len(), CAPACITY);
         assert!(output.queue.iter().rev().take(6).eq(b"tsetal"));
         assert!(!output.must_drain());
+    }
+
+    #[test]
+    fn a_lossy_output_takes_everything_and_keeps_what_fits() {
+        let (mut output, _reader) = over_a_pipe();
+        output.lose_what_does_not_fit();
+        for _ in 0..10 {
+            assert_eq!(output.try_write(&[0; CAPACITY]), CAPACITY);
+        }
+        assert!(output.queue.len() <= CAPACITY);
+        assert!(!output.refused);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{FileType, Mode, OFlags, fstat, open},
+    fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open},
     io::{Errno, fcntl_dupfd_cloexec},
     net::{RecvFlags, SendFlags, recv, send},
     termios::isatty,
@@ -96,6 +96,15 @@ impl Port {
         }
     }
 
+    /// A port over a description that is ours alone, and is switched to non-blocking.
+    pub(crate) fn nonblocking(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        Ok(Self {
+            fd: Arc::new(fd),
+            manner: Manner::Nonblocking,
+        })
+    }
+
     pub(crate) fn fd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.fd)
     }
@@ -139,7 +148,7 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::{fs::fcntl_getfl, pipe::pipe};
+    use rustix::pipe::pipe;
     use std::{io::Write, os::unix::net::UnixStream};
 
     /// Writes until there is no more room, and says how much fitted.
