@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use cargo_metadata::MetadataCommand;
+use hw::i386::msr::{MSRS, MsrNeed};
+use hw::i386::msr_account::ACCOUNTS;
 use vmm::accel::kvm::exits::{EXITS, INTERNAL_ERRORS, RUN_ERRORS, SYSTEM_EVENTS};
 
 /// KVM's interface as the crate has it that Tern is built with.
@@ -70,6 +72,21 @@ fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String
     text
 }
 
+/// When a VM has a register, in words.
+fn need(need: MsrNeed) -> String {
+    match need {
+        MsrNeed::Always => "any processor".to_owned(),
+        MsrNeed::AnyOf(features) => features.join(", "),
+        MsrNeed::Vendors(vendors) => {
+            let names: Vec<_> = vendors
+                .iter()
+                .map(|vendor| String::from_utf8_lossy(&vendor[..]))
+                .collect();
+            names.iter().map(|name| name.trim()).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
 /// The lists by the names of their places in the page.
 fn lists() -> Vec<(&'static str, String)> {
     let exits = EXITS.iter().map(|row| {
@@ -91,7 +108,25 @@ fn lists() -> Vec<(&'static str, String)> {
         let answer = if row.goes_on { "goes on" } else { "report" };
         [row.name.to_owned(), answer.to_owned(), row.what.to_owned()]
     });
+    let saved = MSRS.iter().map(|row| {
+        let reason = row.reason.trim_end_matches('.').to_owned();
+        [format!("{:#x}", row.index), row.name.to_owned(), need(row.need), reason]
+    });
+    let others = ACCOUNTS.iter().map(|account| {
+        let numbers = if account.first == account.last {
+            format!("{:#x}", account.first)
+        } else {
+            format!("{:#x} to {:#x}", account.first, account.last)
+        };
+        let fate = account.fate.text().to_owned();
+        [numbers, account.name.to_owned(), fate, account.reason.to_owned()]
+    });
     vec![
+        (
+            "saved registers",
+            table(["number", "name", "where the VM has", "what"], saved),
+        ),
+        ("other registers", table(["number", "name", "fate", "why"], others)),
         ("exits", table(["number", "name", "answer", "how"], exits)),
         ("system events", details(SYSTEM_EVENTS)),
         ("internal errors", details(INTERNAL_ERRORS)),

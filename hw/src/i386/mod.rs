@@ -9,5 +9,6 @@ pub mod i8042;
 pub mod microvm;
 pub mod mptable;
 pub mod msr;
+pub mod msr_account;
 pub mod test_exit;
 pub mod xsave;

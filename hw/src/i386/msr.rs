@@ -16,8 +16,8 @@ pub enum MsrNeed {
     Always,
     /// If the model offers any of these features.
     AnyOf(&'static [&'static str]),
-    /// If the model's vendor is this.
-    Vendor(&'static [u8; 12]),
+    /// If the model's vendor is one of these.
+    Vendors(&'static [&'static [u8; 12]]),
 }
 
 /// A row of the table of registers.
@@ -46,7 +46,7 @@ impl MsrRow {
                 .iter()
                 .filter_map(|name| CpuFeature::named(name))
                 .any(|feature| cpuid.has(feature)),
-            MsrNeed::Vendor(vendor) => cpuid.vendor() == *vendor,
+            MsrNeed::Vendors(vendors) => vendors.contains(&&cpuid.vendor()),
         }
     }
 }
@@ -59,7 +59,10 @@ pub fn rows_for(cpuid: &CpuidTable) -> impl Iterator<Item = &'static MsrRow> {
     MSRS.iter().filter(|row| row.is_needed(cpuid))
 }
 
-const AMD: MsrNeed = MsrNeed::Vendor(b"AuthenticAMD");
+/// AMD's processors and those of the same design.
+const AMD: MsrNeed = MsrNeed::Vendors(&[b"AuthenticAMD", b"HygonGenuine"]);
+/// Intel's processors and those that are virtualised in the same way.
+const INTEL: MsrNeed = MsrNeed::Vendors(&[b"GenuineIntel", b"CentaurHauls", b"  Shanghai  "]);
 const MTRR: MsrNeed = MsrNeed::AnyOf(&["mtrr"]);
 const KVMCLOCK: MsrNeed = MsrNeed::AnyOf(&["kvmclock"]);
 /// Any of the features that Intel and AMD have for the control of speculation.
@@ -92,10 +95,15 @@ macro_rules! msrs {
         }
 
         impl MsrState {
-            /// The values after a reset of a processor whose values were `before`: what it is immune against stays.
+            /// The values after a reset of a processor whose values were `before`: what it is immune against stays, and
+            /// what firmware would set up again.
             #[must_use]
             pub fn reset(before: &Self) -> Self {
-                Self { arch_capabilities: before.arch_capabilities, ..Self::default() }
+                Self {
+                    arch_capabilities: before.arch_capabilities,
+                    de_cfg: before.de_cfg,
+                    ..Self::default()
+                }
             }
         }
 
@@ -116,7 +124,13 @@ msrs! {
         "What the processor is immune against. First, as it decides which bits others may have.";
     misc_enable = 0x1a0, MsrNeed::Always, 1,
         "Switches of the processor, fast strings among them. What it is after reset differs between KVMs, so it is set.";
+    misc_features_enables = 0x140, MsrNeed::Always, 0, "Whether CPUID faults outside the kernel.";
+    feature_control = 0x3a, INTEL, 0,
+        "Intel's lock of features that firmware decides about. Kernels lock it where firmware has not.";
+    power_ctl = 0x1fc, INTEL, 0, "Intel's switches of power management, which KVM keeps for whoever reads them back.";
+    tsx_ctrl = 0x122, MsrNeed::AnyOf(&["arch-capabilities"]), 0, "Whether transactions are switched off.";
     hwcr = 0xc001_0015, AMD, 0, "AMD's hardware configuration.";
+    de_cfg = 0xc001_1029, AMD, 0, "AMD's configuration of the decoder: whether LFENCE serialises.";
     pat = 0x277, MsrNeed::AnyOf(&["pat"]), 0x0007_0406_0007_0406, "The page attribute table.";
     sysenter_cs = 0x174, MsrNeed::AnyOf(&["sep"]), 0, "The code segment that SYSENTER loads.";
     sysenter_esp = 0x175, MsrNeed::AnyOf(&["sep"]), 0, "The stack that SYSENTER loads.";
@@ -133,6 +147,10 @@ msrs! {
     umwait_control = 0xe1, MsrNeed::AnyOf(&["waitpkg"]), 0, "How long UMWAIT may wait.";
     xss = 0xda0, MsrNeed::AnyOf(&["xsaves"]), 0, "The supervisor components of XSAVES.";
     debugctl = 0x1d9, MsrNeed::Always, 0, "Branch tracing and single-stepping of branches.";
+    last_branch_from_ip = 0x1db, AMD, 0, "Where the last branch was, while DEBUGCTL records branches.";
+    last_branch_to_ip = 0x1dc, AMD, 0, "Where the last branch led to.";
+    last_interrupt_from_ip = 0x1dd, AMD, 0, "Where the last branch before an interrupt or exception was.";
+    last_interrupt_to_ip = 0x1de, AMD, 0, "Where it led to.";
     mtrr_phys_base_0 = 0x200, MTRR, 0, "Base of variable memory range 0.";
     mtrr_phys_mask_0 = 0x201, MTRR, 0, "Mask of variable memory range 0.";
     mtrr_phys_base_1 = 0x202, MTRR, 0, "Base of variable memory range 1.";
@@ -166,6 +184,11 @@ msrs! {
     kvm_system_time = 0x4b56_4d01, KVMCLOCK, 0,
         "Where KVM keeps kvmclock for this vCPU. KVM writes there before the next entry.";
     kvm_steal_time = 0x4b56_4d03, MsrNeed::AnyOf(&["kvm-steal-time"]), 0, "Where KVM accounts the time that the vCPU waited.";
+    kvm_poll_control = 0x4b56_4d05, MsrNeed::AnyOf(&["kvm-poll-control"]), 1, "Whether KVM polls for a while before a halt.";
+    kvm_async_pf_vector = 0x4b56_4d06, MsrNeed::AnyOf(&["kvm-asyncpf-int"]), 0,
+        "The interrupt by which KVM tells that a page has come. Before the switch below, which counts on it.";
+    kvm_async_pf = 0x4b56_4d02, MsrNeed::AnyOf(&["kvm-asyncpf"]), 0,
+        "Where KVM tells of pages that are not there yet. When it is set KVM wakes all that waited for one.";
     kvm_pv_eoi = 0x4b56_4d04, MsrNeed::AnyOf(&["kvm-pv-eoi"]), 0, "Where KVM and the guest settle ends of interrupts.";
 }
 
@@ -203,7 +226,19 @@ mod tests {
     fn the_set_follows_the_model() {
         let plain = CpuidTable::default();
         let names = |table: &CpuidTable| rows_for(table).map(|row| row.name).collect::<Vec<_>>();
-        assert_eq!(names(&plain), ["misc_enable", "debugctl"]);
+        assert_eq!(names(&plain), ["misc_enable", "misc_features_enables", "debugctl"]);
+        let of_vendor = |letters: &[u8; 12]| {
+            let word = |at: usize| u32::from_le_bytes([letters[at], letters[at + 1], letters[at + 2], letters[at + 3]]);
+            CpuidTable::new([CpuidEntry {
+                ebx: word(0),
+                edx: word(4),
+                ecx: word(8),
+                ..CpuidEntry::new(0, 0)
+            }])
+        };
+        assert!(names(&of_vendor(b"GenuineIntel")).contains(&"feature_control"));
+        assert!(names(&of_vendor(b"HygonGenuine")).contains(&"de_cfg"));
+        assert!(!names(&of_vendor(b"HygonGenuine")).contains(&"feature_control"));
         let long_mode = CpuidTable::new([
             CpuidEntry {
                 edx: 1 << 11,

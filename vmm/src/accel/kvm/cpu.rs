@@ -140,6 +140,12 @@ pub(super) fn read_system(cx: &SyncContext<'_>, state: &mut HeldState) -> Outcom
     for (cpu, held) in cx.each_mut(state) {
         let sregs = ioctl::get_sregs2(cpu.vcpu.handle().fd())
             .map_err(|error| refused(cpu, "to tell the system registers", error))?;
+        if let Some(what) = undescribed(&sregs) {
+            return Err(AccelError::Undescribed {
+                vcpu: cpu.vcpu.apic_id(),
+                what: format!("the guest has {what} on, which Tern does not describe"),
+            });
+        }
         held.cpu.system = system_of(&sregs);
     }
     Ok(())
@@ -154,6 +160,20 @@ pub(super) fn write_system(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
 pub(super) fn set_system(cpu: &KvmCpu, system: &SystemRegisters) -> Outcome {
     ioctl::set_sregs2(cpu.vcpu.handle().fd(), &system_to(system))
         .map_err(|error| refused(cpu, "the system registers", error))
+}
+
+/// The switches of features that bring state along of which Tern knows nothing. No model offers them.
+fn undescribed(sregs: &kvm_sregs2) -> Option<&'static str> {
+    const EFER_SVME: u64 = 1 << 12;
+    const CR4_VMXE: u64 = 1 << 13;
+    const CR4_CET: u64 = 1 << 23;
+    [
+        (sregs.efer & EFER_SVME, "nested virtualisation (EFER.SVME)"),
+        (sregs.cr4 & CR4_VMXE, "nested virtualisation (CR4.VMXE)"),
+        (sregs.cr4 & CR4_CET, "control-flow enforcement (CR4.CET)"),
+    ]
+    .into_iter()
+    .find_map(|(on, what)| (on != 0).then_some(what))
 }
 
 fn system_of(sregs: &kvm_sregs2) -> SystemRegisters {
@@ -428,6 +448,21 @@ pub(super) fn write_xsave(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn switches_of_features_without_a_description_are_told_by_name() {
+        let on = |efer, cr4| {
+            undescribed(&kvm_sregs2 {
+                efer,
+                cr4,
+                ..Default::default()
+            })
+        };
+        assert_eq!(on(0xd01, 0x6f0), None);
+        assert_eq!(on(0x1d01, 0), Some("nested virtualisation (EFER.SVME)"));
+        assert_eq!(on(0, 0x2000), Some("nested virtualisation (CR4.VMXE)"));
+        assert_eq!(on(0, 0x80_0000), Some("control-flow enforcement (CR4.CET)"));
+    }
 
     #[test]
     fn registers_survive_the_way_through_kvms_structures() {

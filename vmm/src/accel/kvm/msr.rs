@@ -1,6 +1,7 @@
 //! The model-specific registers of a vCPU, read and written as the model's table says.
 
 use hw::i386::msr::{MsrRow, MsrState};
+use hw::i386::msr_account;
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
@@ -40,6 +41,41 @@ fn read_one(cpu: &KvmCpu) -> Result<MsrState, AccelError> {
         rows = rows.get(count + 1..).unwrap_or_default();
     }
     Ok(state)
+}
+
+/// Refuses a vCPU that holds state in registers which Tern does not describe. No model offers the features that they
+/// belong to, but some KVMs let guests write them all the same, and what a guest put there would be lost.
+pub(super) fn check_undescribed(cx: &SyncContext<'_>) -> Result<(), AccelError> {
+    cx.cpus.iter().try_for_each(|cpu| check_watched(cpu))
+}
+
+fn check_watched(cpu: &KvmCpu) -> Result<(), AccelError> {
+    let amd = matches!(&cpu.cpuid.vendor(), b"AuthenticAMD" | b"HygonGenuine");
+    let watched: Vec<_> = msr_account::watched(amd).collect();
+    let mut left = watched.as_slice();
+    while !left.is_empty() {
+        let mut batch = batch(left.iter().map(|(index, ..)| (*index, 0)))?;
+        let count = cpu
+            .vcpu
+            .handle()
+            .fd()
+            .get_msrs(&mut batch)
+            .map_err(|error| refused(cpu, "to tell the model-specific registers", error))?;
+        for ((index, rest, account), entry) in left.iter().zip(batch.as_slice()).take(count) {
+            if entry.data != *rest {
+                return Err(AccelError::Undescribed {
+                    vcpu: cpu.vcpu.apic_id(),
+                    what: format!(
+                        "the guest uses {}, which Tern does not describe (MSR {index:#x} of {} is {:#x})",
+                        account.reason, account.name, entry.data
+                    ),
+                });
+            }
+        }
+        // What this KVM does not know, no guest can have changed.
+        left = left.get(count + 1..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 pub(super) fn write(cx: &SyncContext<'_>, state: &HeldState) -> Result<(), AccelError> {

@@ -8,13 +8,15 @@ use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::cpuid::{CpuidEntry, CpuidTable};
 use hw::i386::xsave::XsaveLayout;
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_ADJUST_CLOCK, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IRQCHIP,
-    KVM_CAP_PIT2, KVM_CAP_SREGS2, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_MAX_CPUID_ENTRIES,
+    KVM_API_VERSION, KVM_CAP_ADJUST_CLOCK, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_EXCEPTION_PAYLOAD,
+    KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SREGS2,
+    KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE,
     kvm_enable_cap,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::super::AccelError;
+use super::ioctl::VcpuHandle;
 use super::refused;
 
 /// An open `/dev/kvm`.
@@ -33,6 +35,10 @@ const REQUIRED: &[(u32, &str)] = &[
     (KVM_CAP_ADJUST_CLOCK, "adjustable guest clocks"),
     (KVM_CAP_IMMEDIATE_EXIT, "immediate exits (Linux 4.13)"),
     (KVM_CAP_EXCEPTION_PAYLOAD, "the whole state of exceptions (Linux 4.20)"),
+    (
+        KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+        "paravirtual features that can be withheld (Linux 5.10)",
+    ),
     (KVM_CAP_SREGS2, "the whole state of paging (Linux 5.14)"),
     (KVM_CAP_X86_TRIPLE_FAULT_EVENT, "the state of triple faults (Linux 6.0)"),
 ];
@@ -81,13 +87,15 @@ impl KvmSystem {
             }
         }
         for capability in [KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT] {
-            let mut enable = kvm_enable_cap {
-                cap: capability,
-                ..Default::default()
-            };
-            enable.args[0] = 1;
-            vm.enable_cap(&enable)
+            vm.enable_cap(&switch(capability, 1))
                 .map_err(|error| refused("to tell the whole state of events", error))?;
+        }
+        // AMD's processors have performance counters that CPUID does not announce, so that a guest uses them, and Tern
+        // does not describe their state.
+        let counters = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+        if u32::try_from(counters).unwrap_or(0) & KVM_PMU_CAP_DISABLE != 0 {
+            vm.enable_cap(&switch(KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE))
+                .map_err(|error| refused("to do without performance counters", error))?;
         }
         Ok(vm)
     }
@@ -104,6 +112,21 @@ impl KvmSystem {
     pub fn xsave_layout(&self) -> Result<XsaveLayout, AccelError> {
         Ok(XsaveLayout::of_host(self.supported()?))
     }
+}
+
+/// Keeps the guest of a vCPU to the paravirtual features that its CPUID table offers. KVM lets guests use all of them
+/// otherwise, and what a guest has switched on of the rest would be lost.
+pub fn enforce_paravirtual(vcpu: &VcpuHandle) -> io::Result<()> {
+    Ok(vcpu.fd().enable_cap(&switch(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1))?)
+}
+
+fn switch(capability: u32, argument: u32) -> kvm_enable_cap {
+    let mut switch = kvm_enable_cap {
+        cap: capability,
+        ..Default::default()
+    };
+    switch.args[0] = argument.into();
+    switch
 }
 
 fn supported(kvm: &Kvm) -> &'static Result<CpuidTable, i32> {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_state::{CpuState, MpState};
+use hw::i386::msr_account::{MsrVerdict, verdict};
 use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::I8259;
 use hw::memory::DirtyClient;
@@ -354,6 +355,59 @@ fn a_register_that_kvm_refuses_fails_the_load_by_name() {
     assert!(
         error.to_string().contains("/machine/cpu-0: msrs.mtrr_fix_64k_00000"),
         "{error}"
+    );
+}
+
+#[test]
+fn every_register_that_this_kvm_lists_is_saved_or_accounted_for() {
+    let Some(_turn) = turn() else { return };
+    let listed = kvm_ioctls::Kvm::new()
+        .and_then(|kvm| kvm.get_msr_index_list())
+        .expect("a list");
+    let unknown: Vec<_> = listed
+        .as_slice()
+        .iter()
+        .filter(|index| matches!(verdict(**index), MsrVerdict::Unknown))
+        .collect();
+    assert!(unknown.is_empty(), "nobody knows what becomes of {unknown:x?}");
+}
+
+#[test]
+fn a_guest_that_uses_what_no_model_offers_is_not_saved_without_it() {
+    let Some(_turn) = turn() else { return };
+    const MCG_STATUS: u32 = 0x17a;
+    let guest = Guest::new(1, COUNT);
+    let accel = part::<super::KvmAccel>(&guest, "/machine/accel");
+    let vm = accel.vm().expect("made");
+    // As a guest does that takes machine checks for granted.
+    if !vm.set_msr(MCG_STATUS, 4) {
+        return;
+    }
+    let error = guest
+        .accel
+        .pause()
+        .expect_err("has state that is not described")
+        .to_string();
+    assert!(
+        error
+            .contains("vCPU 0 cannot be saved: the guest uses machine checks, which Tern does not describe (MSR 0x17a"),
+        "{error}"
+    );
+    assert!(vm.set_msr(MCG_STATUS, 0));
+    guest.accel.pause().expect("nothing is in the way");
+}
+
+#[test]
+fn a_guest_has_no_paravirtual_feature_but_those_of_its_table() {
+    let Some(_turn) = turn() else { return };
+    const MIGRATION_CONTROL: u32 = 0x4b56_4d08;
+    let mut program = UNKNOWN_MSR.to_vec();
+    program[8..12].copy_from_slice(&MIGRATION_CONTROL.to_le_bytes());
+    let guest = Guest::new(1, &program);
+    guest.run();
+    assert_eq!(
+        guest.hear(),
+        Heard::Event(0, VcpuEvent::ResetRequested { by: "a triple fault" })
     );
 }
 

@@ -26,7 +26,7 @@ use super::listener::KvmMemory;
 use super::state::{self, HeldCpu, HeldState, KvmCpu, Platform, SyncContext};
 use super::system::KvmSystem;
 use super::vcpu::{PAUSE_DEADLINE, Vcpu};
-use super::{TYPES, clock, cpu, refused};
+use super::{TYPES, clock, cpu, refused, system};
 
 /// Where KVM keeps the page tables that real mode needs on older Intel processors; no machine has RAM there.
 const IDENTITY_MAP: u64 = 0xfeff_c000;
@@ -94,6 +94,14 @@ impl KvmVm {
         &self.vm
     }
 
+    /// Sets a register of the first vCPU behind the back of everything, for tests; false where KVM refuses.
+    #[cfg(test)]
+    pub(super) fn set_msr(&self, index: u32, value: u64) -> bool {
+        let machine = self.machine.lock();
+        let first = machine.cpus.first().expect("a vCPU");
+        super::msr::set(first.vcpu.handle().fd(), index, value)
+    }
+
     /// The machine, if there still is one.
     fn live(&self) -> Result<MutexGuard<'_, Machine>, AccelError> {
         let machine = self.machine.lock();
@@ -128,6 +136,7 @@ impl KvmVm {
 
     fn pull(&self, machine: &mut Machine) -> Result<(), AccelError> {
         let cx = self.context(machine)?;
+        super::msr::check_undescribed(&cx)?;
         let held = state::read(&cx)?;
         state::into_objects(&cx, held);
         machine.phase = Phase::Paused;
@@ -266,6 +275,8 @@ impl Accelerator for KvmVm {
             .fd()
             .set_cpuid2(&entries(&cpuid)?)
             .map_err(|error| refused(about("the CPUID table of vCPU"), error))?;
+        system::enforce_paravirtual(&handle)
+            .map_err(|error| refused(about("to keep to the paravirtual features of vCPU"), error))?;
         let vcpu = Vcpu::start(apic_id, handle, bus, Arc::clone(&self.events))
             .map_err(|error| refused(about("a thread for vCPU"), error))?;
         let new = KvmCpu {
