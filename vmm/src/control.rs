@@ -12,7 +12,7 @@ use vmstate::qom::{Object, TypeTable};
 
 use crate::run_state::{IllegalTransition, RunState};
 
-pub use crate::migration_info::{MigrationInfo, MigrationParameters, MigrationStatus, RamInfo};
+pub use crate::migration_info::{JobId, MigrationInfo, MigrationParameters, MigrationStatus, RamInfo};
 
 /// A VM as its monitor, its command line and its signals see it.
 pub trait Control: Send + Sync {
@@ -47,32 +47,41 @@ pub trait Control: Send + Sync {
     fn system_reset(&self) -> Result<(), ControlError>;
 
     /// Ends the VM without asking the guest. [`Control::ending`] is set and [`Event::Ended`] published before long; asking again changes nothing.
-    fn quit(&self, reason: ShutdownReason);
+    ///
+    /// # Errors
+    ///
+    /// The guest was handed over, and it is not known whether the receiver runs it: this may be the only copy, and
+    /// [`Control::resolve`] decides about it. [`Control::quit_anyway`] does not ask.
+    fn quit(&self, reason: ShutdownReason) -> Result<(), ControlError>;
+
+    /// As [`Control::quit`], also where the only copy of a guest may be lost.
+    fn quit_anyway(&self, reason: ShutdownReason);
 
     /// How the VM ended, once it has. It never changes back.
     fn ending(&self) -> Option<Ending>;
 
     /// Starts to send the guest to `uri` (`tcp:HOST:PORT`, `unix:PATH`), or to a file (`file:PATH`), after which the guest stays paused.
+    /// Returns which job that is, by which its account and its events are told from those of others.
     ///
     /// # Errors
     ///
-    /// The URI is no URI, another migration is under way, or there is no guest to send. Failures of the migration itself are found by
-    /// [`Control::query_migrate`].
-    fn migrate(&self, uri: &str) -> Result<(), ControlError>;
+    /// The URI is no URI or has a relative path, another migration is under way, or there is no guest to send. Failures of the migration
+    /// itself are found by [`Control::query_migrate`].
+    fn migrate(&self, uri: &str) -> Result<JobId, ControlError>;
 
-    /// Starts to write a snapshot to `path`; what the guest does afterwards is `then`.
+    /// Starts to write a snapshot to `path`, which is absolute; what the guest does afterwards is `then`.
     ///
     /// # Errors
     ///
     /// As [`Control::migrate`].
-    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError>;
+    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<JobId, ControlError>;
 
     /// Listens at `uri` for a guest. When this returns, [`MigrationInfo::listening`] holds the address that a sender can take.
     ///
     /// # Errors
     ///
-    /// The VM does not wait for a guest, the URI is no URI, or the address cannot be had.
-    fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError>;
+    /// The VM has a guest already, the URI is no URI or has a relative path, or the address cannot be had.
+    fn migrate_incoming(&self, uri: &str) -> Result<JobId, ControlError>;
 
     /// Gives up the migration under way; the guest runs on. Without one nothing happens.
     ///
@@ -225,8 +234,8 @@ pub enum Event {
         /// A sentence that says why.
         why: String,
     },
-    /// The migration or snapshot has reached this status.
-    Migration(MigrationStatus),
+    /// A migration, snapshot or arrival has reached another status: its account at that moment.
+    Migration(Arc<MigrationInfo>),
     /// [`Control::ending`] says how the VM ended; nothing but the end of its migration follows. Clients of the monitor see the
     /// connection end.
     Ended,
@@ -284,6 +293,18 @@ pub enum ControlError {
     /// The guest is no longer this VM's to keep.
     #[error("the guest has been handed over already; if the receiver never ran it, decide with \"vm resolve\"")]
     HandedOver,
+    /// Ending now could lose the only copy of a guest.
+    #[error(
+        "the guest was handed over, and whether the receiver runs it is not known: this may be the only copy of it; find out, and \
+         then \"vm resolve NAME --resume\" runs it here, and \"vm resolve NAME --discard\" drops it and ends this VM"
+    )]
+    MayBeTheOnlyCopy,
+    /// A path that would lie in a folder that the user does not know.
+    #[error("the path in {uri:?} must be absolute: the VM has a working directory of its own")]
+    RelativePath {
+        /// The address as given.
+        uri: String,
+    },
     /// No hand-over waits for a decision.
     #[error("there is nothing to resolve: the guest of this VM has not been handed over")]
     NothingToResolve,

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -10,8 +13,8 @@ use vmstate::qom::{Object, TypeTable};
 
 use crate::{
     control::{
-        AfterSnapshot, Control, ControlError, Ending, Event, EventHub, EventSink, MigrationInfo, MigrationParameters,
-        Resolution, ShutdownReason, VmInfo,
+        AfterSnapshot, Control, ControlError, Ending, Event, EventHub, EventSink, JobId, MigrationInfo,
+        MigrationParameters, MigrationStatus, Resolution, ShutdownReason, VmInfo,
     },
     run_state::RunState,
 };
@@ -39,6 +42,7 @@ pub(crate) struct FakeVm {
     pub(crate) status: Mutex<RunState>,
     pub(crate) migration: Mutex<MigrationInfo>,
     pub(crate) ending: Mutex<Option<Ending>>,
+    queries: AtomicUsize,
     types: Arc<TypeTable>,
     root: Arc<Object>,
 }
@@ -56,6 +60,7 @@ impl Default for FakeVm {
             status: Mutex::new(RunState::Running),
             migration: Mutex::default(),
             ending: Mutex::default(),
+            queries: AtomicUsize::new(0),
             types,
             root,
         }
@@ -76,10 +81,38 @@ impl FakeVm {
         self.asked.lock().clone()
     }
 
+    /// How often it was asked how its migration stands.
+    pub(crate) fn queries(&self) -> usize {
+        self.queries.load(Ordering::SeqCst)
+    }
+
     /// Ends as a VM does.
     pub(crate) fn end(&self, ending: Ending) {
         self.ending.lock().get_or_insert(ending);
         self.hub.publish(&Event::Ended);
+    }
+
+    /// Begins the job that comes next.
+    fn begin(&self, what: Asked) -> Result<JobId, ControlError> {
+        self.ask(what)?;
+        let mut migration = self.migration.lock();
+        let job = JobId(migration.job.map_or(1, |job| job.0 + 1));
+        *migration = MigrationInfo {
+            job: Some(job),
+            status: MigrationStatus::Setup,
+            ..MigrationInfo::default()
+        };
+        Ok(job)
+    }
+
+    /// Brings the job that runs, or ran last, to a status and tells it.
+    pub(crate) fn reach(&self, status: MigrationStatus) {
+        let account = {
+            let mut migration = self.migration.lock();
+            migration.status = status;
+            migration.clone()
+        };
+        self.hub.publish(&Event::Migration(Arc::new(account)));
     }
 
     fn ask(&self, what: Asked) -> Result<(), ControlError> {
@@ -126,7 +159,15 @@ impl Control for FakeVm {
         self.ask(Asked::Reset)
     }
 
-    fn quit(&self, reason: ShutdownReason) {
+    fn quit(&self, reason: ShutdownReason) -> Result<(), ControlError> {
+        if *self.status.lock() == RunState::PostMigrate {
+            return Err(ControlError::MayBeTheOnlyCopy);
+        }
+        self.quit_anyway(reason);
+        Ok(())
+    }
+
+    fn quit_anyway(&self, reason: ShutdownReason) {
         self.asked.lock().push(Asked::Quit(reason));
         self.end(Ending::Quit(reason));
     }
@@ -135,16 +176,16 @@ impl Control for FakeVm {
         self.ending.lock().clone()
     }
 
-    fn migrate(&self, uri: &str) -> Result<(), ControlError> {
-        self.ask(Asked::Migrate(uri.into()))
+    fn migrate(&self, uri: &str) -> Result<JobId, ControlError> {
+        self.begin(Asked::Migrate(uri.into()))
     }
 
-    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError> {
-        self.ask(Asked::Snapshot(path.into(), then))
+    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<JobId, ControlError> {
+        self.begin(Asked::Snapshot(path.into(), then))
     }
 
-    fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {
-        self.ask(Asked::Incoming(uri.into()))
+    fn migrate_incoming(&self, uri: &str) -> Result<JobId, ControlError> {
+        self.begin(Asked::Incoming(uri.into()))
     }
 
     fn migrate_cancel(&self) -> Result<(), ControlError> {
@@ -156,6 +197,7 @@ impl Control for FakeVm {
     }
 
     fn query_migrate(&self) -> MigrationInfo {
+        self.queries.fetch_add(1, Ordering::SeqCst);
         self.migration.lock().clone()
     }
 

@@ -1,6 +1,18 @@
 //! How a migration or snapshot stands, as the monitor reports it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
+/// Which migration, snapshot or arrival of a VM's process something is about: they are counted from 1.
+///
+/// One can follow another within the blink of an eye. Who asked for one tells its account and its end from those of others by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Parameters to change; those that are `None` stay as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +91,8 @@ impl MigrationStatus {
 /// How a migration or snapshot stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationInfo {
+    /// Which one this is about, if there has been any.
+    pub job: Option<JobId>,
     /// The status.
     pub status: MigrationStatus,
     /// Figures about RAM, once it is on its way.
@@ -95,7 +109,7 @@ pub struct MigrationInfo {
     pub to: Option<String>,
     /// Where a receiver listens, as a URI that a sender can take.
     pub listening: Option<String>,
-    /// Why it failed; a sentence.
+    /// Why it failed, or what its user still has to see to; a sentence.
     pub error: Option<String>,
 }
 

@@ -21,6 +21,9 @@ use vmm_sys_util::signal::create_sigset;
 /// The signals that ask a VMM to end.
 const ENDING: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
+/// The number of SIGHUP, which says that the terminal has gone.
+pub const HANGUP: u8 = 1;
+
 /// The signals that end a process at once and that no event loop gets to see.
 const FATAL: [c_int; 7] = [
     libc::SIGQUIT,

@@ -13,7 +13,8 @@ Exit codes:
   3      there is no such VM
   4      a migration or snapshot failed or was cancelled; the guest is where it was
   5      a guest was handed over and never heard of; decide with \"vm resolve\"
-  128+N  a VM in the foreground was ended by signal N
+  128+N  a VM in the foreground was ended by signal N; while \"vm resolve\" has to decide about
+         its guest, only by a second SIGINT or SIGTERM within 10 seconds
   The value that a guest writes to the test-exit port is the exit code of its VM.
 
 NAME is the name of a running VM or, with a slash, the path of its control socket.";

@@ -44,8 +44,8 @@ impl Talk {
         self.client.wait_for_the_end(patience)
     }
 
-    /// Starts a migration or snapshot with `command` and waits until it is over. Returns what "query-migrate" says in the end, which is
-    /// that it completed.
+    /// Starts a migration or snapshot with `command` and waits until it is over: that one, whatever others were there before or come
+    /// after it. Returns what "query-migrate" says in the end, which is that it completed.
     pub(super) fn follow(
         &mut self,
         what: &str,
@@ -53,23 +53,30 @@ impl Talk {
         arguments: Value,
         messages: Messages,
     ) -> Result<Value, CliError> {
-        self.ask(command, arguments)?;
-        let result = self.wait_until_over(what, messages);
+        let job = self.ask(command, arguments)?["x-tern-job"].take();
+        if !job.is_u64() {
+            let error = ClientError::NotQmp(format!("its answer to {command:?} names no job"));
+            return Err(CliError::of_vm(&self.address, error));
+        }
+        let result = self.wait_until_over(what, &job, messages);
         messages.end_progress();
         self.judge(what, result?)
     }
 
-    fn wait_until_over(&mut self, what: &str, messages: Messages) -> Result<Value, CliError> {
+    fn wait_until_over(&mut self, what: &str, job: &Value, messages: Messages) -> Result<Value, CliError> {
         loop {
             match self.client.next_event(LOOK) {
                 Ok(Some(mut event)) => {
                     // The end comes with the account of it: where the guest has gone, the process goes too, and cannot be asked.
+                    let is_ours = event["event"] == "MIGRATION" && event["data"]["x-tern-job"] == *job;
                     let result = event["data"]["x-tern-result"].take();
-                    if event["event"] == "MIGRATION" && status_of(&result).is_final() {
+                    if is_ours && status_of(&result).is_final() {
                         return Ok(result);
                     }
                 }
                 Ok(None) => match self.client.execute("query-migrate", json!({})) {
+                    // Another has begun, so this one is over, and how it ended is on its way.
+                    Ok(state) if state["x-tern-job"] != *job => {}
                     Ok(state) if status_of(&state).is_final() => return Ok(state),
                     Ok(state) => messages.progress(progress(what, &state)),
                     // The end came instead of the answer, and is found among the events.
@@ -133,8 +140,8 @@ pub(super) fn millis(microseconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::{
-        control::{Control, Ending, Event, MigrationInfo},
-        event_loop::EventLoop,
+        control::{Control, Ending, Event, JobId, MigrationInfo},
+        event_loop::{EventLoop, LoopHandle},
         fake_vm::FakeVm,
         monitor::MonitorServer,
         test_support::TempDir,
@@ -148,6 +155,22 @@ mod tests {
 
     /// What a command sees that follows a migration which ends like this.
     fn follow(status: MigrationStatus, with_event: bool, then_ends: bool) -> Result<Value, CliError> {
+        followed(|vm, handle| {
+            vm.migration.lock().error = Some("the wire was cut".to_owned());
+            if with_event {
+                vm.reach(status);
+            } else {
+                vm.migration.lock().status = status;
+            }
+            if then_ends {
+                vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
+                handle.defer(EventLoop::leave);
+            }
+        })
+    }
+
+    /// What a command sees that follows a migration in which this happens.
+    fn followed(happens: impl FnOnce(&FakeVm, &LoopHandle)) -> Result<Value, CliError> {
         let dir = TempDir::new();
         let path = dir.path().join("s");
         let vm = Arc::new(FakeVm::default());
@@ -173,19 +196,7 @@ mod tests {
             while vm.asked().is_empty() {
                 std::thread::yield_now();
             }
-            let error = Some("the wire was cut".to_owned());
-            *vm.migration.lock() = MigrationInfo {
-                status,
-                error,
-                ..MigrationInfo::default()
-            };
-            if with_event {
-                vm.hub.publish(&Event::Migration(status));
-            }
-            if then_ends {
-                vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
-                handle.defer(EventLoop::leave);
-            }
+            happens(&vm, &handle);
             let result = talking.join().expect("no panic");
             handle.defer(EventLoop::leave);
             result
@@ -210,16 +221,69 @@ mod tests {
                 writeln!(stream, r#"{{"QMP":{{"version":{{}},"capabilities":[]}}}}"#).expect("it listens");
                 for (id, request) in (0..).zip(requests.lines().map_while(Result::ok)) {
                     if request.contains("query-migrate") {
-                        let end = r#"{"event":"MIGRATION","data":{"x-tern-result":{"status":"completed"}}}"#;
+                        let end =
+                            r#"{"event":"MIGRATION","data":{"x-tern-job":1,"x-tern-result":{"status":"completed"}}}"#;
                         return writeln!(stream, "{end}").expect("it listens");
                     }
-                    writeln!(stream, r#"{{"return":{{}},"id":{id}}}"#).expect("it listens");
+                    writeln!(stream, r#"{{"return":{{"x-tern-job":1}},"id":{id}}}"#).expect("it listens");
                 }
             });
             let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
             talk.follow("the migration", "migrate", json!({}), Messages::new(true))
         });
         assert_eq!(result.expect("completed")["status"], "completed");
+    }
+
+    /// Tells how a job stands that need not be the one of which the VM was asked last.
+    fn tell(vm: &FakeVm, job: u64, status: MigrationStatus) {
+        vm.hub.publish(&Event::Migration(Arc::new(MigrationInfo {
+            job: Some(JobId(job)),
+            status,
+            ..MigrationInfo::default()
+        })));
+    }
+
+    #[test]
+    fn the_end_of_another_migration_is_not_taken_for_ones_own() {
+        let error = followed(|vm, _| {
+            // The end of an earlier one that is told late, then of a later one of somebody else's, and that one's account.
+            tell(vm, 0, MigrationStatus::Completed);
+            tell(vm, 2, MigrationStatus::Completed);
+            let own = std::mem::replace(
+                &mut *vm.migration.lock(),
+                MigrationInfo {
+                    job: Some(JobId(2)),
+                    status: MigrationStatus::Completed,
+                    ..MigrationInfo::default()
+                },
+            );
+            let asked = vm.queries();
+            while vm.queries() < asked + 2 {
+                std::thread::yield_now();
+            }
+            tell(vm, own.job.expect("begun").0, MigrationStatus::Failed);
+        });
+        assert_eq!(error.expect_err("its own failed").exit_code().code(), 4);
+    }
+
+    #[test]
+    fn a_vm_that_does_not_say_which_migration_it_began_is_not_followed() {
+        let dir = TempDir::new();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).expect("a fresh path");
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let requests = BufReader::new(stream.try_clone().expect("a descriptor"));
+                writeln!(stream, r#"{{"QMP":{{"version":{{}},"capabilities":[]}}}}"#).expect("it listens");
+                for (id, _) in (0..).zip(requests.lines().map_while(Result::ok)) {
+                    writeln!(stream, r#"{{"return":{{}},"id":{id}}}"#).expect("it listens");
+                }
+            });
+            let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
+            talk.follow("the migration", "migrate", json!({}), Messages::new(true))
+        });
+        assert!(error.expect_err("no job").to_string().contains("job"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{error::CliError, exit::Exit, messages::Messages};
+use super::{attention::Attention, error::CliError, exit::Exit, leave::Leave, messages::Messages};
 use crate::{
     clock::Clock,
     console::{Console, ConsoleHandle, ConsoleSpec},
@@ -145,14 +145,19 @@ impl Foreground {
         vm.subscribe(watch.clone());
         // It may have ended before anybody was told.
         watch.look();
-        let left = Arc::clone(vm);
-        console.on_leave(move || left.quit(ShutdownReason::HostUi));
+        vm.subscribe(Arc::new(Attention {
+            name: name.clone(),
+            messages,
+            event_loop: event_loop.handle(),
+        }));
+        let leave = Arc::new(Leave::new(vm, messages));
+        let by_key = Arc::clone(&leave);
+        console.on_leave(move || by_key.wish(ShutdownReason::HostUi));
         let monitor = MonitorServer::start(listener, vm, &mut event_loop).map_err(CliError::Process)?;
-        let signalled = Arc::clone(vm);
         let fd = signals.fd();
         let quit_on_signals = move |_: &mut EventLoop, _| {
             while let Some(number) = signals.next() {
-                signalled.quit(ShutdownReason::HostSignal(number));
+                leave.wish(ShutdownReason::HostSignal(number));
             }
         };
         event_loop
@@ -179,7 +184,10 @@ struct LeaveAtTheEnd {
 impl EventSink for LeaveAtTheEnd {
     fn event(&self, event: &Event) {
         match event {
-            Event::Migration(status) => self.migration_is_over.store(status.is_final(), Ordering::SeqCst),
+            Event::Migration(account) => {
+                self.migration_is_over
+                    .store(account.status.is_final(), Ordering::SeqCst);
+            }
             Event::Ended => {}
             _ => return,
         }
@@ -286,8 +294,7 @@ mod tests {
         let (result, _) = serve(|vm, socket| {
             let mut client = Client::connect(&socket).expect("the monitor answers");
             vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
-            vm.migration.lock().status = MigrationStatus::Completed;
-            vm.hub.publish(&Event::Migration(MigrationStatus::Completed));
+            vm.reach(MigrationStatus::Completed);
             let event = client
                 .next_event(Duration::from_secs(10))
                 .expect("connected")

@@ -4,6 +4,7 @@
 //! stderr. The others talk to such a process through its monitor and print what they found to stdout. Errors are printed once,
 //! here, and end in one of the documented exit codes (`exit`).
 
+mod attention;
 mod completions;
 mod cont;
 mod demo;
@@ -12,6 +13,7 @@ mod exit;
 mod follow;
 pub mod host;
 mod info;
+mod leave;
 mod machine;
 mod machines;
 mod man;

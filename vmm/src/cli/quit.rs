@@ -9,7 +9,8 @@ use crate::monitor::place::VmAddress;
 
 /// End a VM without asking its guest.
 ///
-/// Returns when it is gone.
+/// Returns when it is gone. A VM whose guest was handed over and never heard of may hold the only copy of it, and is not ended by
+/// this: decide with "vm resolve" first.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  vm quit web")]
 pub(super) struct Args {

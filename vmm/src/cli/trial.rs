@@ -101,8 +101,8 @@ impl Faults for ToldFaults {
 
 impl EventSink for ToldFaults {
     fn event(&self, event: &Event) {
-        if let Event::Migration(status) = event
-            && status.is_final()
+        if let Event::Migration(account) = event
+            && account.status.is_final()
         {
             for (fault, count) in self.plan.fired() {
                 let fields = json!({ "fault": fault, "count": count });

@@ -1,6 +1,7 @@
 //! What takes long: sending, saving and receiving, one at a time, each on a thread of its own.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use migration::uri::Uri;
 use parking_lot::Mutex;
 
 use super::{Instance, InstanceOptions};
-use crate::control::{AfterSnapshot, ControlError, Ending, Event, MigrationInfo, MigrationStatus, RamInfo};
+use crate::control::{AfterSnapshot, ControlError, Ending, Event, JobId, MigrationInfo, MigrationStatus, RamInfo};
 use crate::run_state::RunState;
 use crate::vm::{Factory, Status, Vm};
 
@@ -26,11 +27,23 @@ const PAGE: u64 = 4096;
 #[derive(Default)]
 pub(super) struct Jobs {
     current: Mutex<Option<Arc<Job>>>,
+    /// How many there have been, those included that never began.
+    count: AtomicU64,
     owner: Mutex<Weak<Instance>>,
+}
+
+/// What becomes of the guest when the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quit {
+    /// What its user expects.
+    IsFine,
+    /// It has just been handed over, and nobody knows yet whether the receiver runs it.
+    LosesTheGuest,
 }
 
 /// One transfer and its account.
 struct Job {
+    id: JobId,
     status: Arc<Status>,
     cancel: CancelToken,
     gauges: Gauges,
@@ -59,10 +72,16 @@ struct End {
 }
 
 impl Job {
-    fn new(status: &Arc<Status>, to: Option<String>, listening: Option<String>) -> Result<Arc<Self>, ControlError> {
+    fn new(
+        id: JobId,
+        status: &Arc<Status>,
+        to: Option<String>,
+        listening: Option<String>,
+    ) -> Result<Arc<Self>, ControlError> {
         let cancel = CancelToken::new()
             .map_err(|error| ControlError::Failed(format!("the process has no file descriptor left: {error}")))?;
         Ok(Arc::new(Self {
+            id,
             status: Arc::clone(status),
             cancel,
             gauges: Gauges::new(),
@@ -85,7 +104,8 @@ impl Job {
             }
             state.told = status;
         }
-        self.status.events.publish(&Event::Migration(status));
+        let account = MigrationInfo { status, ..self.info() };
+        self.status.events.publish(&Event::Migration(Arc::new(account)));
     }
 
     fn end(&self, status: MigrationStatus, error: Option<String>, downtime: Option<Duration>) {
@@ -108,6 +128,7 @@ impl Job {
             None => status_of(figures.phase),
         };
         MigrationInfo {
+            job: Some(self.id),
             status,
             ram: ram_info(&figures, state.saved),
             total_time: Some(state.end.as_ref().map_or_else(|| self.began.elapsed(), |end| end.took)),
@@ -164,18 +185,26 @@ fn ram_info(figures: &Figures, saved: (u64, u64)) -> Option<RamInfo> {
     })
 }
 
-fn parse(uri: &str) -> Result<Uri, ControlError> {
-    Ok(uri.parse()?)
+/// The URI, whose path, if it has one, does not depend on where this process stands.
+fn parse(text: &str) -> Result<Uri, ControlError> {
+    let uri = text.parse()?;
+    match &uri {
+        Uri::Unix(path) | Uri::File(path) if !path.is_absolute() => {
+            Err(ControlError::RelativePath { uri: text.to_owned() })
+        }
+        _ => Ok(uri),
+    }
 }
 
-fn spawn(name: &str, job: Arc<Job>, work: impl FnOnce(&Arc<Job>) + Send + 'static) -> Result<(), ControlError> {
+fn spawn(name: &str, job: Arc<Job>, work: impl FnOnce(&Arc<Job>) + Send + 'static) -> Result<JobId, ControlError> {
+    let id = job.id;
     // Made here, so that it also ends the account of a job whose thread never begins.
     let account = EndWithThread(job);
     let started = thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || work(&account.0));
     started
-        .map(drop)
+        .map(|_| id)
         .map_err(|error| ControlError::Failed(format!("the host gives no thread: {error}")))
 }
 
@@ -187,6 +216,10 @@ impl Jobs {
 
     pub(super) fn owner(&self) -> Option<Arc<Instance>> {
         self.owner.lock().upgrade()
+    }
+
+    fn next_id(&self) -> JobId {
+        JobId(self.count.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     fn begin(&self, job: &Arc<Job>) -> Result<(), ControlError> {
@@ -212,12 +245,12 @@ impl Jobs {
         uri: &str,
         downtime_limit: Duration,
         options: &InstanceOptions,
-    ) -> Result<(), ControlError> {
+    ) -> Result<JobId, ControlError> {
         let to = parse(uri)?;
         if let Uri::File(path) = &to {
             return self.save(vm, path, AfterSnapshot::Stop, options);
         }
-        let job = Job::new(vm.status(), Some(uri.to_owned()), None)?;
+        let job = Job::new(self.next_id(), vm.status(), Some(uri.to_owned()), None)?;
         self.begin(&job)?;
         let vm = Arc::clone(vm);
         let options = SendOptions {
@@ -237,8 +270,13 @@ impl Jobs {
         path: &Path,
         then: AfterSnapshot,
         options: &InstanceOptions,
-    ) -> Result<(), ControlError> {
-        let job = Job::new(vm.status(), Some(format!("file:{}", path.display())), None)?;
+    ) -> Result<JobId, ControlError> {
+        let job = Job::new(
+            self.next_id(),
+            vm.status(),
+            Some(format!("file:{}", path.display())),
+            None,
+        )?;
         self.begin(&job)?;
         let (vm, path) = (Arc::clone(vm), path.to_owned());
         let options = SaveOptions {
@@ -266,10 +304,10 @@ impl Jobs {
         status: &Arc<Status>,
         uri: &str,
         options: &InstanceOptions,
-    ) -> Result<(), ControlError> {
+    ) -> Result<JobId, ControlError> {
         let receiver =
             Receiver::bind(&parse(uri)?, options.reach).map_err(|error| ControlError::Failed(error.to_string()))?;
-        let job = Job::new(status, None, Some(receiver.local_uri().to_string()))?;
+        let job = Job::new(self.next_id(), status, None, Some(receiver.local_uri().to_string()))?;
         // Only now that there is an address: an instance whose user mistyped one can be asked again.
         status.run_state.set(RunState::InMigrate)?;
         self.begin(&job)?;
@@ -281,7 +319,16 @@ impl Jobs {
             // Its socket is gone from the file system before anybody hears of the end and the process goes.
             let accept = |receiver: Receiver| receiver.accept(&factory, &options, &job.cancel, &job.gauges);
             match accept(receiver) {
-                Ok(_) => job.end(MigrationStatus::Completed, None, None),
+                Ok(arrived) => {
+                    // The guest is here for good; it is the source's user who has to be told.
+                    let untold = arrived.source_not_told.map(|why| {
+                        format!(
+                            "the source was not told that the guest runs here now ({why}); it keeps its copy paused until \
+                             \"vm resolve NAME --discard\" there"
+                        )
+                    });
+                    job.end(MigrationStatus::Completed, untold, None);
+                }
                 Err(ReceiveError::Failed(Failure::Cancelled)) => {
                     job.end(MigrationStatus::Cancelled, None, None);
                     job.status.end(Ending::Failed(
@@ -304,10 +351,11 @@ impl Jobs {
     }
 
     /// The program is about to end: a transfer that can still be stopped is.
-    pub(super) fn cancel_for_quit(&self) {
-        if let Some(job) = &*self.current.lock() {
-            // Too late means that the guest is somewhere else, which the end of this process does not change.
-            let _ = job.cancel.cancel();
+    pub(super) fn cancel_for_quit(&self) -> Quit {
+        match &*self.current.lock() {
+            // A receiver that has said that it is ready can end as well: the source has the guest whole.
+            Some(job) if !job.is_over() && job.cancel.cancel().is_err() && job.to.is_some() => Quit::LosesTheGuest,
+            _ => Quit::IsFine,
         }
     }
 

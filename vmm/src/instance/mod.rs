@@ -17,12 +17,12 @@ use thiserror::Error;
 use vmstate::qom::{Object, TypeTable};
 
 use crate::control::{
-    AfterSnapshot, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventSink, MigrationInfo,
+    AfterSnapshot, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventSink, JobId, MigrationInfo,
     MigrationParameters, Resolution, ShutdownReason, VmInfo,
 };
 use crate::run_state::{IllegalTransition, RunState};
 use crate::vm::{Arrivals, CreateError, Factory, Host, LifecycleError, Status, Vm, VmSpec};
-use jobs::Jobs;
+use jobs::{Jobs, Quit};
 
 /// What a user of an instance can choose beside the VM itself.
 #[derive(Clone)]
@@ -238,7 +238,18 @@ impl Control for Instance {
             .map_err(|error| self.control_error("reset", error))
     }
 
-    fn quit(&self, reason: ShutdownReason) {
+    fn quit(&self, reason: ShutdownReason) -> Result<(), ControlError> {
+        if self.status.run_state.get() == RunState::PostMigrate {
+            return Err(ControlError::MayBeTheOnlyCopy);
+        }
+        if self.jobs.cancel_for_quit() == Quit::LosesTheGuest {
+            return Err(ControlError::HandedOver);
+        }
+        self.quit_anyway(reason);
+        Ok(())
+    }
+
+    fn quit_anyway(&self, reason: ShutdownReason) {
         self.jobs.cancel_for_quit();
         self.status.events.publish(&Event::Shutdown(reason));
         self.status.end(Ending::Quit(reason));
@@ -248,18 +259,25 @@ impl Control for Instance {
         self.status.ending()
     }
 
-    fn migrate(&self, uri: &str) -> Result<(), ControlError> {
+    fn migrate(&self, uri: &str) -> Result<JobId, ControlError> {
         let limit = self.parameters.lock().downtime_limit;
         self.jobs
             .send(self.vm_to_transfer("migrate")?, uri, limit, &self.options)
     }
 
-    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<(), ControlError> {
+    fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<JobId, ControlError> {
         self.jobs
             .save(self.vm_to_transfer("snapshot")?, path, then, &self.options)
     }
 
-    fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {
+    fn migrate_incoming(&self, uri: &str) -> Result<JobId, ControlError> {
+        if self.vm.get().is_some() {
+            return Err(ControlError::WrongState {
+                operation: "receive a guest in",
+                state: self.status.run_state.get(),
+                remedy: "; a guest arrives in a process of its own: start one with \"vm receive URI\"",
+            });
+        }
         let name = Some(self.name.clone()).filter(|name| !name.is_empty());
         // The factory announces the arrival to this instance, which lives as long as the program's faces do.
         let me = self
@@ -319,6 +337,8 @@ impl Control for Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::MigrationStatus;
+    use crate::test_support::TempDir;
     use crate::vm::Runner;
     use migration::vm::SourceVm;
 
@@ -330,13 +350,17 @@ mod tests {
     }
 
     fn instance() -> Arc<Instance> {
+        instance_with(InstanceOptions::default())
+    }
+
+    fn instance_with(options: InstanceOptions) -> Arc<Instance> {
         let host = Host {
             types: TypeTable::gathered().expect("sound types"),
             accelerator: "qtest".to_owned(),
             console: None,
             runner: Arc::new(Never),
         };
-        Instance::new("a", host, InstanceOptions::default(), Box::new(|_| ()))
+        Instance::new("a", host, options, Box::new(|_| ()))
     }
 
     fn boot(instance: &Arc<Instance>) {
@@ -355,6 +379,127 @@ mod tests {
         assert_eq!(instance.status(), RunState::Created);
         boot(&instance);
         assert_eq!(instance.status(), RunState::Running);
+    }
+
+    #[test]
+    fn a_guest_arrives_in_a_process_of_its_own_and_the_refusal_says_so() {
+        let instance = instance();
+        boot(&instance);
+        let error = instance.migrate_incoming("tcp:127.0.0.1:0").expect_err("has a guest");
+        assert!(error.to_string().contains("\"vm receive URI\""), "{error}");
+        assert_eq!(instance.status(), RunState::Running);
+        assert_eq!(instance.query_migrate(), MigrationInfo::default());
+    }
+
+    #[test]
+    fn paths_that_depend_on_where_the_process_stands_are_refused() {
+        let instance = instance();
+        for uri in ["unix:here", "unix:./here"] {
+            let error = instance.migrate_incoming(uri).expect_err("relative").to_string();
+            assert!(error.contains(uri) && error.contains("absolute"), "{error}");
+        }
+        boot(&instance);
+        for uri in ["file:here.tern", "file:../here.tern", "unix:here"] {
+            let error = instance.migrate(uri).expect_err("relative").to_string();
+            assert!(error.contains(uri) && error.contains("absolute"), "{error}");
+        }
+        assert_eq!(instance.query_migrate(), MigrationInfo::default(), "nothing has begun");
+    }
+
+    #[test]
+    fn every_job_has_a_number_of_its_own_in_its_account_and_in_each_of_its_events() {
+        struct Heard(Mutex<Vec<MigrationInfo>>);
+        impl EventSink for Heard {
+            fn event(&self, event: &Event) {
+                if let Event::Migration(account) = event {
+                    self.0.lock().push(MigrationInfo::clone(account));
+                }
+            }
+        }
+        let instance = instance();
+        boot(&instance);
+        let heard = Arc::new(Heard(Mutex::default()));
+        instance.subscribe(heard.clone());
+        let nowhere = "file:/nowhere/at/all.tern";
+        let mut begun = Vec::new();
+        for _ in 0..2 {
+            let job = instance.migrate(nowhere).expect("begins");
+            while !instance.query_migrate().status.is_final() {
+                std::thread::yield_now();
+            }
+            assert_eq!(instance.query_migrate().job, Some(job));
+            begun.push(job);
+        }
+        assert_ne!(begun[0], begun[1]);
+        while heard
+            .0
+            .lock()
+            .iter()
+            .filter(|account| account.status.is_final())
+            .count()
+            < 2
+        {
+            std::thread::yield_now();
+        }
+        for account in heard.0.lock().iter() {
+            assert!(begun.contains(&account.job.expect("numbered")), "{account:?}");
+            assert_eq!(account.to.as_deref(), Some(nowhere));
+        }
+    }
+
+    fn wait_until_over(instance: &Instance) -> MigrationInfo {
+        loop {
+            let account = instance.query_migrate();
+            if account.status.is_final() {
+                return account;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_could_not_tell_its_source_says_so_and_what_to_do_there() {
+        let dir = TempDir::new();
+        let uri = format!("unix:{}", dir.path().join("s").display());
+        let plan: migration::fault::Plan = "destination:running:cut".parse().expect("a plan");
+        let receiver = instance_with(InstanceOptions {
+            faults: Arc::new(plan),
+            ..InstanceOptions::default()
+        });
+        let source = instance();
+        boot(&source);
+        receiver.migrate_incoming(&uri).expect("listens");
+        source.migrate(&uri).expect("begins");
+
+        assert_eq!(wait_until_over(&source).status, MigrationStatus::Undecided);
+        let account = wait_until_over(&receiver);
+        assert_eq!(account.status, MigrationStatus::Completed);
+        let told = account.error.expect("there is something to be done");
+        assert!(told.contains("\"vm resolve NAME --discard\" there"), "{told}");
+        assert_eq!(receiver.status(), RunState::Running);
+        source.quit(ShutdownReason::HostQmpQuit).expect_err("undecided");
+        source.resolve(Resolution::Discard).expect("decided");
+        receiver
+            .quit(ShutdownReason::HostQmpQuit)
+            .expect("it runs the guest, and is asked to end it");
+    }
+
+    #[test]
+    fn what_may_be_the_only_copy_of_a_guest_is_not_ended_by_the_way() {
+        let instance = instance();
+        boot(&instance);
+        let vm = instance.vm().expect("booted");
+        vm.pause().expect("pauses");
+        vm.undecided();
+        let error = instance
+            .quit(ShutdownReason::HostQmpQuit)
+            .expect_err("undecided")
+            .to_string();
+        assert!(error.contains("vm resolve NAME --resume"), "{error}");
+        assert!(error.contains("vm resolve NAME --discard"), "{error}");
+        assert_eq!(instance.ending(), None);
+        instance.quit_anyway(ShutdownReason::HostSignal(15));
+        assert_eq!(instance.ending(), Some(Ending::Quit(ShutdownReason::HostSignal(15))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     qmp::{ErrorClass, QmpError, version},
     replies,
 };
-use crate::control::{AfterSnapshot, Control, MigrationParameters, Resolution, ShutdownReason};
+use crate::control::{AfterSnapshot, Control, JobId, MigrationParameters, Resolution, ShutdownReason};
 
 /// A command of the monitor.
 #[derive(Debug)]
@@ -83,13 +83,13 @@ pub const COMMANDS: &[Command] = &[
         summary: "Start to send the guest to tcp:HOST:PORT or unix:PATH, or to save it in file:PATH and leave it paused.",
         // `detach` is in QMP for old clients only and means nothing there either.
         arguments: &[required("uri", Kind::Str), optional("detach", Kind::Bool)],
-        run: |vm, arguments| done(vm.migrate(arguments.str("uri"))?),
+        run: |vm, arguments| begun(vm.migrate(arguments.str("uri"))?),
     },
     Command {
         name: "migrate-incoming",
         summary: "Listen for a guest; \"query-migrate\" has the address then.",
         arguments: &[required("uri", Kind::Str)],
-        run: |vm, arguments| done(vm.migrate_incoming(arguments.str("uri"))?),
+        run: |vm, arguments| begun(vm.migrate_incoming(arguments.str("uri"))?),
     },
     Command {
         name: "migrate-set-parameters",
@@ -164,10 +164,7 @@ pub const COMMANDS: &[Command] = &[
         name: "quit",
         summary: "End the VM without asking the guest.",
         arguments: &[],
-        run: |vm, _| {
-            vm.quit(ShutdownReason::HostQmpQuit);
-            done(())
-        },
+        run: |vm, _| done(vm.quit(ShutdownReason::HostQmpQuit)?),
     },
     Command {
         name: "stop",
@@ -214,7 +211,7 @@ pub const COMMANDS: &[Command] = &[
                     "Parameter 'path' must be absolute: the VM has a working directory of its own",
                 ));
             }
-            done(vm.snapshot(path, then)?)
+            begun(vm.snapshot(path, then)?)
         },
     },
 ];
@@ -233,6 +230,11 @@ pub(super) fn execute(vm: &dyn Control, name: &str, arguments: Map<String, Value
 /// What commands return that have nothing to say.
 fn done((): ()) -> Result<Value, QmpError> {
     Ok(json!({}))
+}
+
+/// What commands return that start something: by this, its events and its account are told from those of others.
+fn begun(JobId(job): JobId) -> Result<Value, QmpError> {
+    Ok(json!({ "x-tern-job": job }))
 }
 
 /// Arguments that fit the command's table.
@@ -421,6 +423,7 @@ mod tests {
     #[test]
     fn commands_reach_the_vm_with_what_they_were_given() {
         let vm = FakeVm::default();
+        let mut jobs = 0;
         for (name, arguments) in [
             ("stop", json!({})),
             ("cont", json!({})),
@@ -434,7 +437,14 @@ mod tests {
             ("x-tern-resolve", json!({ "decision": "discard" })),
             ("quit", json!({})),
         ] {
-            assert_eq!(run(&vm, name, arguments), Ok(json!({})), "{name}");
+            let begins = ["migrate", "migrate-incoming", "x-tern-snapshot"].contains(&name);
+            let returned = if begins {
+                jobs += 1;
+                json!({ "x-tern-job": jobs })
+            } else {
+                json!({})
+            };
+            assert_eq!(run(&vm, name, arguments), Ok(returned), "{name}");
         }
         let thirty = MigrationParameters {
             downtime_limit: Some(Duration::from_millis(30)),

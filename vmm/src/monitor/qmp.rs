@@ -7,7 +7,8 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use crate::control::{ControlError, Event};
+use super::replies;
+use crate::control::{ControlError, Event, JobId};
 
 /// The class of an error, as far as QMP tells errors apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +129,8 @@ pub fn version() -> Value {
     })
 }
 
-/// An event as clients are told it, or `None` for one that is not for them. `migration` goes along with the end of one.
-pub(super) fn event(event: &Event, at: SystemTime, migration: Option<Value>) -> Option<Vec<u8>> {
+/// An event as clients are told it, or `None` for one that is not for them.
+pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
     let (name, data) = match event {
         Event::Stop => ("STOP", None),
         Event::Resume => ("RESUME", None),
@@ -142,10 +143,15 @@ pub(super) fn event(event: &Event, at: SystemTime, migration: Option<Value>) -> 
             Some(json!({ "guest": reason.by_guest(), "reason": reason.qmp_name() })),
         ),
         Event::GuestPanicked { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
-        Event::Migration(status) => {
-            let mut data = json!({ "status": status.qmp_name() });
-            if let Some(migration) = migration {
-                data["x-tern-result"] = migration;
+        Event::Migration(account) => {
+            let mut data = json!({ "status": account.status.qmp_name() });
+            if let Some(JobId(job)) = account.job {
+                data["x-tern-job"] = job.into();
+            }
+            // How it went goes along with the news that it is over: where the guest has been handed over, this process ends
+            // before anybody could ask.
+            if account.status.is_final() {
+                data["x-tern-result"] = replies::migration(account);
             }
             ("MIGRATION", Some(data))
         }
@@ -184,8 +190,8 @@ fn encode(message: &Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{MigrationStatus, ShutdownReason};
-    use std::time::Duration;
+    use crate::control::{MigrationInfo, MigrationStatus, ShutdownReason};
+    use std::{sync::Arc, time::Duration};
 
     fn refused(text: &str) -> String {
         read_request(text.as_bytes()).1.expect_err(text).description
@@ -239,17 +245,27 @@ mod tests {
     #[test]
     fn events_have_qemus_names_data_and_timestamps() {
         let at = UNIX_EPOCH + Duration::from_micros(5_000_007);
-        let read =
-            |what| -> Value { serde_json::from_slice(&event(&what, at, None).expect("for clients")).expect("JSON") };
+        let read = |what| -> Value { serde_json::from_slice(&event(&what, at).expect("for clients")).expect("JSON") };
         assert_eq!(
             read(Event::Shutdown(ShutdownReason::GuestShutdown)),
             json!({ "event": "SHUTDOWN", "data": { "guest": true, "reason": "guest-shutdown" }, "timestamp": { "seconds": 5, "microseconds": 7 } })
         );
+        let reached = |status| {
+            Event::Migration(Arc::new(MigrationInfo {
+                job: Some(JobId(7)),
+                status,
+                ..MigrationInfo::default()
+            }))
+        };
         assert_eq!(
-            read(Event::Migration(MigrationStatus::Completed))["data"],
-            json!({ "status": "completed" })
+            read(reached(MigrationStatus::Active))["data"],
+            json!({ "status": "active", "x-tern-job": 7 })
+        );
+        assert_eq!(
+            read(reached(MigrationStatus::Completed))["data"],
+            json!({ "status": "completed", "x-tern-job": 7, "x-tern-result": { "status": "completed", "x-tern-job": 7 } })
         );
         assert_eq!(read(Event::Stop).get("data"), None);
-        assert_eq!(event(&Event::Ended, at, None), None);
+        assert_eq!(event(&Event::Ended, at), None);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::qmp::version;
 use crate::{
-    control::{Control, MigrationInfo, MigrationStatus, RamInfo},
+    control::{Control, JobId, MigrationInfo, MigrationStatus, RamInfo},
     run_state::RunState,
 };
 
@@ -69,6 +69,7 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
         "status",
         (info.status != MigrationStatus::None).then(|| info.status.qmp_name()),
     );
+    reply.set("x-tern-job", info.job.map(|JobId(job)| job));
     reply.set("total-time", info.total_time.map(millis));
     reply.set("setup-time", info.setup_time.map(millis));
     reply.set("downtime", info.downtime.map(millis));

@@ -20,12 +20,12 @@ use rustix::{
 };
 
 use super::{
-    qmp, replies,
+    qmp,
     session::{Next, Session},
 };
 use crate::{
     clock::Clock,
-    control::{Control, Event, EventSink, MigrationInfo},
+    control::{Control, Event, EventSink},
     event_loop::{EventLoop, Interest, LoopHandle, Ready, SourceId},
     unix_socket::PrivateListener,
 };
@@ -123,20 +123,7 @@ impl EventSink for Sink {
         let (this, event, at) = (Weak::clone(&self.0), event.clone(), SystemTime::now());
         shared.event_loop.defer(move |event_loop| {
             let Some(this) = this.upgrade() else { return };
-            // How it went goes along with the news that it is over: where the guest has been handed over, this process ends
-            // before anybody could ask.
-            let result = match event {
-                Event::Migration(status) if status.is_final() => {
-                    // The account may lag behind the news.
-                    let account = MigrationInfo {
-                        status,
-                        ..this.vm.query_migrate()
-                    };
-                    Some(replies::migration(&account))
-                }
-                _ => None,
-            };
-            if let Some(line) = qmp::event(&event, at, result) {
+            if let Some(line) = qmp::event(&event, at) {
                 this.broadcast(event_loop, &line);
             }
         });
@@ -447,7 +434,7 @@ mod tests {
         let mut quick = served.client();
         // Its requests stop being answered once it has enough to read; a flood of events then goes beyond every bound.
         for _ in 0..20_000 {
-            served.vm.hub.publish(&Event::Migration(MigrationStatus::Active));
+            served.vm.reach(MigrationStatus::Active);
             if quick.next_event(Duration::from_secs(10)).expect("connected").is_none() {
                 unreachable!("the quick client was kept waiting");
             }
@@ -509,7 +496,7 @@ mod tests {
         let vm = Arc::clone(&served.vm);
         vm.migration.lock().to = Some("tcp:h:1".into());
         served.event_loop.defer(move |event_loop| {
-            vm.hub.publish(&Event::Migration(MigrationStatus::Completed));
+            vm.reach(MigrationStatus::Completed);
             vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
             // As the host does: it leaves through the loop, behind the events.
             event_loop.handle().defer(EventLoop::leave);
