@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod contender;
 pub mod memory;
 pub mod precedence;
 pub mod report;

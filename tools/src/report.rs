@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -24,8 +23,8 @@ pub struct Report {
     pub load: [f64; 2],
     /// Whether the programs went before what else ran.
     pub with_precedence: bool,
-    /// The programs that were measured.
-    pub programs: Vec<PathBuf>,
+    /// What the programs that were measured are called. Others are compared with the first.
+    pub programs: Vec<String>,
     /// Every run.
     pub runs: Vec<ProgramRun>,
 }
@@ -53,7 +52,7 @@ struct ProgramSummary {
 impl Report {
     /// A report without runs.
     #[must_use]
-    pub fn begin(programs: Vec<PathBuf>, with_precedence: bool) -> Self {
+    pub fn begin(programs: Vec<String>, with_precedence: bool) -> Self {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             began: SystemTime::now()
@@ -93,23 +92,28 @@ impl Report {
         .collect()
     }
 
-    /// The table: a line for each value of each program.
+    /// The table: a line for each value of each program. Below the first one's the others', and how many times the first
+    /// one's they are, run by run.
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = format!("{:<86} {:>9} {:>9} {:>9}\n", "what", "median", "least", "greatest");
-        for ProgramSummary { program, summary } in self.summaries() {
-            let Summary {
-                what,
-                median,
-                least,
-                greatest,
-                ..
-            } = summary;
+        let summaries = self.summaries();
+        for ProgramSummary { program, summary } in &summaries {
+            let first = summaries
+                .iter()
+                .find(|s| s.program == 0 && s.summary.what == summary.what);
             let what = match self.programs.len() {
-                1 => what,
-                _ => format!("[{program}] {what}"),
+                1 => summary.what.clone(),
+                _ => format!("{}: {}", self.programs[*program], summary.what),
             };
-            let _ = writeln!(table, "{what:<86} {median:>9.2} {least:>9.2} {greatest:>9.2}");
+            line(&mut table, &what, summary);
+            if let Some(ratio) = first
+                .filter(|_| *program > 0)
+                .and_then(|first| ratio(summary, &first.summary))
+            {
+                let what = format!("    {} / {}", self.programs[*program], self.programs[0]);
+                line(&mut table, &what, &ratio);
+            }
         }
         table
     }
@@ -132,6 +136,27 @@ impl Report {
             report: self,
         })
     }
+}
+
+fn line(table: &mut String, what: &str, summary: &Summary) {
+    let Summary {
+        median,
+        least,
+        greatest,
+        ..
+    } = summary;
+    let _ = writeln!(table, "{what:<86} {median:>9.2} {least:>9.2} {greatest:>9.2}");
+}
+
+/// How many times `first` `other` is, of runs that were made one after the other: what the machine did meanwhile does to
+/// both.
+fn ratio(other: &Summary, first: &Summary) -> Option<Summary> {
+    let pairs = other.raw.iter().zip(&first.raw);
+    let ratios: Vec<_> = pairs
+        .filter(|(_, first)| **first > 0.0)
+        .map(|(other, first)| other / first)
+        .collect();
+    Summary::of("", &ratios)
 }
 
 /// How many threads have wanted to run in the last minute.
@@ -162,19 +187,13 @@ mod tests {
             });
         }
         let table = report.table();
-        let lines: Vec<_> = table
-            .lines()
-            .skip(1)
-            .map(|line| line.split_once(' ').expect("columns"))
-            .collect();
-        assert_eq!(
-            lines.iter().map(|line| line.0).collect::<Vec<_>>(),
-            ["[0]", "[1]", "[0]", "[1]"]
-        );
-        assert!(
-            lines[1].1.contains("6.00") && lines[1].1.starts_with("start"),
-            "{table}"
-        );
+        let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let lines: Vec<_> = table.lines().skip(1).map(columns).collect();
+        assert_eq!(lines[0], ["a:", "start,", "ms", "2.00", "1.00", "3.00"]);
+        assert_eq!(lines[1], ["b:", "start,", "ms", "6.00", "5.00", "7.00"]);
+        // 5 beside 3 and 7 beside 1: pairs of runs, and not the ratio of the medians.
+        assert_eq!(lines[2], ["b", "/", "a", "4.33", "1.67", "7.00"]);
+        assert_eq!(lines.len(), 6, "{table}");
         let json: serde_json::Value = serde_json::from_slice(&report.to_json().expect("sound")).expect("JSON");
         assert_eq!(json["summaries"][1]["raw"], serde_json::json!([5.0, 7.0]));
         assert_eq!(json["runs"][3]["values"][0][1], 7.0);

@@ -5,13 +5,13 @@ mod migration;
 mod snapshot;
 mod start;
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 
+use crate::contender::Contender;
 use crate::silence::Timeline;
 use crate::stamped::StampedVm;
 
@@ -26,7 +26,7 @@ pub struct Measurement {
     /// What a run takes of the machine's memory at most, in MiB.
     pub memory_mib: u64,
     /// Makes one run.
-    pub run: fn(&Bench) -> Result<Run>,
+    pub run: fn(&Bench<'_>) -> Result<Run>,
 }
 
 /// All that is measured.
@@ -72,37 +72,17 @@ impl Run {
     }
 }
 
-/// Where things are, and how they are started.
-#[derive(Clone, Debug)]
-pub struct Bench {
-    /// The program under test.
-    pub vm: PathBuf,
-    /// A folder on tmpfs for sockets and snapshots.
-    pub scratch: PathBuf,
+/// What is measured, and where its files go.
+#[derive(Clone, Copy, Debug)]
+pub struct Bench<'a> {
+    /// The VMM.
+    pub vmm: &'a dyn Contender,
+    /// A folder on tmpfs.
+    pub scratch: &'a Path,
 }
 
-impl Bench {
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.vm);
-        command.args(args).env("XDG_RUNTIME_DIR", &self.scratch);
-        command
-    }
-
-    fn start(&self, args: &[&str]) -> Result<StampedVm> {
-        StampedVm::start(&mut self.command(args))
-    }
-
-    fn guest(&self, name: &str, mib: u64, cmdline: &str) -> Result<StampedVm> {
-        let memory = format!("{mib}M");
-        self.start(&["run", "--name", name, "--memory", &memory, "--cmdline", cmdline])
-    }
-
-    /// Runs a command to its end; returns when that was.
-    fn run_to_end(&self, args: &[&str]) -> Result<Instant> {
-        let output = self.command(args).stdin(Stdio::null()).output()?;
-        let ended = Instant::now();
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "vm {args:?}: {said}");
-        Ok(ended)
+impl Bench<'_> {
+    fn file(&self) -> PathBuf {
+        self.scratch.join("bench.snapshot")
     }
 }

@@ -7,31 +7,38 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::{AROUND, Bench, Run};
+use crate::contender::{GuestSpec, Restore};
 use crate::memory::warm;
 use crate::silence::{longest, ms};
 
-/// A snapshot of 512 MiB: its duration, the guest's silence, the file's size; then restores of it, unchecked and checked.
-pub(super) fn run(bench: &Bench) -> Result<Run> {
+const GUEST: GuestSpec<'static> = GuestSpec {
+    name: "save",
+    mib: 512,
+    cmdline: "mib=480 beat=1 avx=0",
+};
+
+/// A snapshot of 512 MiB: its duration, the guest's silence, the file's size; then restores of it, as quickly as can be
+/// and with all memory read.
+pub(super) fn run(bench: &Bench<'_>) -> Result<Run> {
     let mut run = Run::default();
-    let file = bench.scratch.join("bench.tern");
-    let path = file.to_str().context("the scratch folder's name is text")?;
-    save(bench, &mut run, &file, path)?;
-    for (verify, what) in [("none", "mapped privately"), ("full", "verified")] {
-        restore(bench, &mut run, path, verify, what)?;
+    let file = bench.file();
+    save(bench, &mut run, &file)?;
+    for (way, what) in [(Restore::Quickest, "quickest way"), (Restore::Whole, "all memory read")] {
+        restore(bench, &mut run, &file, way, what)?;
     }
     std::fs::remove_file(&file)?;
     Ok(run)
 }
 
-fn save(bench: &Bench, run: &mut Run, file: &Path, path: &str) -> Result<()> {
-    let mut vm = bench.guest("save", 512, "mib=480 beat=1")?;
+fn save(bench: &Bench<'_>, run: &mut Run, file: &Path) -> Result<()> {
+    let mut vm = bench.vmm.boot(GUEST)?;
     vm.wait_for("ready")?;
     vm.listen(AROUND)?;
     warm(600)?;
     let began = Instant::now();
-    let ended = bench.run_to_end(&["snapshot", "save", path])?;
+    let ended = bench.vmm.save(GUEST.name, file)?;
     vm.listen(AROUND)?;
-    run.value("snapshot: 512 MiB full, vm snapshot in all, ms", ms(ended - began));
+    run.value("snapshot: 512 MiB full, in all, ms", ms(ended - began));
     let silent = longest(vm.arrived(), began, ended);
     run.value("snapshot: guest silent, ms", ms(silent));
     run.value("snapshot: file on disk, MiB", disk_mib(file)?);
@@ -40,10 +47,9 @@ fn save(bench: &Bench, run: &mut Run, file: &Path, path: &str) -> Result<()> {
     Ok(())
 }
 
-fn restore(bench: &Bench, run: &mut Run, path: &str, verify: &str, what: &'static str) -> Result<()> {
+fn restore(bench: &Bench<'_>, run: &mut Run, file: &Path, way: Restore, what: &'static str) -> Result<()> {
     warm(600)?;
-    let verify = format!("--verify={verify}");
-    let mut vm = bench.start(&["restore", path, "--name", "restored", &verify])?;
+    let mut vm = bench.vmm.restore("restored", GUEST.mib, file, way)?;
     let first = vm.first_beat()? - vm.started;
     run.value(format!("restore: exec to first heartbeat, {what}, ms"), ms(first));
     vm.type_keys("v")?;
