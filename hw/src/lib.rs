@@ -7,14 +7,18 @@
 //! | [`mod@char`] | character devices: the 16550 serial port |
 //! | [`intc`] | interrupt controllers, as descriptions that an accelerator fills |
 //! | [`timer`] | clocks and timers |
+//! | [`acpi`] | ACPI: the tables, and the device behind sleep, reset and the power button |
+//! | [`misc`] | pvpanic |
 //! | [`i386`] | the machine `microvm-1.0`, vCPUs and their models, the MP table, small PC controllers |
 //!
 //! A device is a file here, with everything about it: registers, behaviour, properties, type and state. Nothing here knows
 //! which accelerator runs the guest or how state travels.
 
+pub mod acpi;
 pub mod char;
 pub mod core;
 pub mod i386;
 pub mod intc;
 pub mod memory;
+pub mod misc;
 pub mod timer;

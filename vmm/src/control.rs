@@ -163,6 +163,8 @@ pub enum Ending {
     GuestExit(u8),
     /// The guest switched itself off.
     GuestShutdown,
+    /// The guest reported that it crashed.
+    GuestPanicked,
     /// The guest runs elsewhere, at this address.
     HandedOver {
         /// The URI that it was sent to.
@@ -229,8 +231,12 @@ pub enum Event {
     Shutdown(ShutdownReason),
     /// The machine was reset.
     Reset(ShutdownReason),
-    /// The guest reported that it crashed, or cannot be executed any further.
-    GuestPanicked {
+    /// The guest reports that it crashed and does not go on; the VM ends.
+    GuestPanicked,
+    /// The guest reports that it crashed and goes on with a kernel that saves a dump.
+    GuestCrashLoaded,
+    /// The guest cannot be executed any further.
+    CannotGoOn {
         /// A sentence that says why.
         why: String,
     },

@@ -6,6 +6,15 @@ pub trait MachineEvents: Send + Sync {
     /// The guest asked for a reset; `by` names the mechanism for people, as in "the keyboard controller".
     fn reset_requested(&self, by: &str);
 
+    /// The guest asked to be switched off.
+    fn shutdown_requested(&self);
+
     /// The guest ended itself with this status.
     fn guest_exited(&self, status: u8);
+
+    /// The guest reports that it has crashed and does not go on.
+    fn guest_panicked(&self);
+
+    /// The guest reports that it has crashed and goes on, with another kernel that saves what is left of it.
+    fn guest_crash_loaded(&self);
 }

@@ -14,6 +14,9 @@ pub enum Seen {
     Line(u32, bool),
     Reset(String),
     Exit(u8),
+    Shutdown,
+    Panicked,
+    CrashLoaded,
 }
 
 #[derive(Default)]
@@ -36,8 +39,20 @@ impl MachineEvents for Surroundings {
         self.0.lock().push(Seen::Reset(by.to_owned()));
     }
 
+    fn shutdown_requested(&self) {
+        self.0.lock().push(Seen::Shutdown);
+    }
+
     fn guest_exited(&self, status: u8) {
         self.0.lock().push(Seen::Exit(status));
+    }
+
+    fn guest_panicked(&self) {
+        self.0.lock().push(Seen::Panicked);
+    }
+
+    fn guest_crash_loaded(&self) {
+        self.0.lock().push(Seen::CrashLoaded);
     }
 }
 
@@ -45,7 +60,7 @@ impl MachineEvents for Surroundings {
 pub struct Bench<T: ObjectPart> {
     pub device: Obj<T>,
     pub io: AddressSpace,
-    memory: AddressSpace,
+    pub memory: AddressSpace,
     pub seen: Arc<Surroundings>,
     _root: Arc<Object>,
 }

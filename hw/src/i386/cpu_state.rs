@@ -335,32 +335,6 @@ impl CpuState {
         }
         state
     }
-
-    /// The state at the entry of a kernel that is booted directly, which is that of PVH: 32-bit protected mode without
-    /// paging, flat segments, interrupts off, EBX pointing to the start information.
-    #[must_use]
-    pub fn direct_boot(entry: u64, start_info: u64) -> Self {
-        let mut state = Self::reset(true);
-        let data = SegmentRegister::flat_32(0x10, false);
-        state.system.cs = SegmentRegister::flat_32(0x8, true);
-        state.system.ds = data.clone();
-        state.system.es = data.clone();
-        state.system.fs = data.clone();
-        state.system.gs = data.clone();
-        state.system.ss = data;
-        // A busy 32-bit TSS, as PVH asks for.
-        state.system.tr = SegmentRegister {
-            selector: 0x18,
-            limit: 0x67,
-            kind: 0xb,
-            present: true,
-            ..SegmentRegister::default()
-        };
-        state.system.cr0 = 0x11;
-        state.general.rip = entry;
-        state.general.rbx = start_info;
-        state
-    }
 }
 
 #[cfg(test)]
@@ -376,7 +350,7 @@ mod tests {
 
     #[test]
     fn state_survives_its_own_description() {
-        let mut state = CpuState::direct_boot(0x10_0000, 0x6000);
+        let mut state = CpuState::reset(true);
         state.events.exception = Some(ExceptionEvent {
             vector: 14,
             error_code: Some(2),

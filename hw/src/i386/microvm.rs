@@ -3,13 +3,15 @@
 //! | where | what |
 //! | --- | --- |
 //! | 0 to 3 GiB, and from 4 GiB | RAM |
-//! | 0xf0000 | MP table |
+//! | 0xe0000, 0xf0000 | ACPI tables, MP table |
+//! | 0xfea00000 | sleep, reset and the power button (ACPI), IRQ 9 |
 //! | 0xfec00000, 0xfee00000 | I/O APIC, local APICs |
 //! | ports 0x20, 0xa0, 0x40, 0x61 | 8259 pair, 8254 |
 //! | port 0x60, 0x64 | keyboard controller (reset) |
 //! | port 0x70 | real-time clock, IRQ 8 |
 //! | port 0xf4 | test-exit |
 //! | port 0x3f8 | serial console, IRQ 4 |
+//! | port 0x505 | pvpanic |
 //!
 //! The guest-visible shape is frozen by release 0.1.0; what is here is not to change after that but by a new version of
 //! the machine.
@@ -35,8 +37,14 @@ pub mod layout {
     pub const CONVENTIONAL_END: u64 = 0xa_0000;
     /// First byte after the hole for devices and firmware.
     pub const EXTENDED: u64 = 0x10_0000;
-    /// The MP table, in what was the BIOS's ROM.
+    /// The ACPI tables, in what was the BIOS's ROM.
+    pub const ACPI_TABLES: u32 = 0xe_0000;
+    /// The MP table, behind them.
     pub const MP_TABLE: u32 = 0xf_0000;
+    /// The generic event device: the power button.
+    pub const GED_EVENTS: u32 = 0xfea0_0000;
+    /// The generic event device: sleep and reset.
+    pub const GED_REGISTERS: u32 = 0xfea0_0200;
     /// The I/O APIC's registers.
     pub const IO_APIC: u32 = 0xfec0_0000;
     /// Every vCPU's local APIC.
@@ -47,6 +55,16 @@ pub mod layout {
     pub const MAX_RAM: u64 = 1 << 40;
     /// vCPUs that the MP table and 8-bit APIC ids allow.
     pub const MAX_CPUS: u32 = 128;
+    /// I/O port of the serial console.
+    pub const SERIAL_PORT: u16 = 0x3f8;
+    /// I/O port of the real-time clock's index; its data follow.
+    pub const RTC_PORT: u16 = 0x70;
+    /// I/O port of pvpanic.
+    pub const PVPANIC_PORT: u16 = 0x505;
+    /// Interrupt of the serial console.
+    pub const SERIAL_IRQ: u32 = 4;
+    /// Interrupt of the generic event device.
+    pub const GED_IRQ: u32 = 9;
     /// RAM is given in whole pages.
     pub const PAGE: u64 = 4096;
 }
@@ -63,7 +81,7 @@ fn class_init(class: &mut Class) {
     let data = class
         .data_mut::<MachineClass>()
         .expect("microvm-1.0 descends from `machine`");
-    data.description = "small virtual machine: serial console, real-time clock, MP table";
+    data.description = "small virtual machine: serial console, real-time clock, pvpanic, ACPI and MP tables";
     data.max_cpus = layout::MAX_CPUS;
     data.alias = Some("microvm");
     data.is_default = true;
@@ -182,10 +200,12 @@ impl Board {
         let types = &spec.types;
         let devices = [
             ("clock", types.clock),
+            ("ged", "acpi-ged"),
             ("i8042", "i8042"),
             ("ioapic", types.ioapic),
             ("pic", types.i8259),
             ("pit", types.i8254),
+            ("pvpanic", "pvpanic"),
             ("rtc", "mc146818rtc"),
             ("serial0", "serial16550"),
             ("testexit", "test-exit"),
@@ -233,7 +253,9 @@ impl Board {
     /// The first device that cannot be realized; dropping the board takes the others off again.
     pub fn realize(&self, interrupts: &Arc<dyn IrqSink>, events: &Arc<dyn MachineEvents>) -> Result<(), BoardError> {
         let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events));
-        for name in ["ioapic", "pic", "pit", "clock", "i8042", "rtc", "serial0", "testexit"] {
+        for name in [
+            "ioapic", "pic", "pit", "clock", "ged", "i8042", "pvpanic", "rtc", "serial0", "testexit",
+        ] {
             let device = self.machine.child(name).expect("build made every device");
             realize_device(&device, &mut cx)?;
         }

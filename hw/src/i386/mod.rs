@@ -1,5 +1,6 @@
 //! What belongs to a PC and to nothing else: its machines, tables and small controllers.
 
+pub mod boot_entry;
 pub mod cpu;
 pub mod cpu_feature;
 pub mod cpu_model;

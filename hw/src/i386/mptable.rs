@@ -13,8 +13,8 @@ const APIC_VERSION: u8 = 0x14;
 
 /// Builds the floating pointer and, right behind it, the configuration table, to lie at `address`.
 ///
-/// The I/O APIC's id is the first one that no processor has, and the ISA interrupts are wired one to one, but for the
-/// timer, which arrives at input 2.
+/// The I/O APIC's id is the first one that no processor has, and the ISA interrupts are wired one to one, the timer's
+/// among them: that is how KVM routes them by itself.
 #[must_use]
 pub fn build(address: u32, cpus: u8) -> Vec<u8> {
     let table = table(cpus);
@@ -45,9 +45,9 @@ fn table(cpus: u8) -> Vec<u8> {
     entry(&[1, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let [a, b, c, d] = layout::IO_APIC.to_le_bytes();
     entry(&[2, io_apic, APIC_VERSION, 1, a, b, c, d]);
-    // Vectored interrupts that conform to the bus; input 2 of the I/O APIC is the timer's, so the cascade has none.
+    // Vectored interrupts that conform to the bus; the cascade of the 8259s is none.
     for irq in (0..ISA_IRQS).filter(|irq| *irq != 2) {
-        entry(&[3, 0, 0, 0, 0, irq, io_apic, if irq == 0 { 2 } else { irq }]);
+        entry(&[3, 0, 0, 0, 0, irq, io_apic, irq]);
     }
     // The 8259s reach LINT0 of the boot processor, NMI reaches LINT1 of all.
     entry(&[4, 3, 0, 0, 0, 0, 0, 0]);

@@ -25,6 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use hw::core::{AccelTypes, IrqSink};
+use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::{CpuModel, ModelTable};
 use hw::i386::cpuid::CpuidTable;
 use hw::memory::AddressSpace;
@@ -95,15 +96,6 @@ pub struct PlatformObjects {
     pub clock: Arc<Object>,
 }
 
-/// Where the first vCPU starts after a reset: at a kernel's PVH entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BootRegs {
-    /// The guest-physical address of the first instruction.
-    pub entry: u64,
-    /// The guest-physical address of the start information, for EBX.
-    pub start_info: u64,
-}
-
 /// What runs one guest. Methods may be called from any thread but a vCPU's, one at a time.
 pub trait Accelerator: Send + Sync {
     /// The name in [`ACCELERATORS`].
@@ -161,7 +153,7 @@ pub trait Accelerator: Send + Sync {
     /// # Errors
     ///
     /// Where the host refuses a state; the VM must not run then.
-    fn reset(&self, boot: &BootRegs) -> Result<(), AccelError>;
+    fn reset(&self, boot: &BootEntry) -> Result<(), AccelError>;
 
     /// Takes all vCPUs out of the guest with their accesses completed, and then reads all state into the objects, once.
     /// Does nothing if they are paused. After a failure the vCPUs are out and the state in the objects is not whole: the

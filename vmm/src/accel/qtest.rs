@@ -8,6 +8,7 @@
 use std::sync::{Arc, OnceLock};
 
 use hw::core::{AccelTypes, IrqSink};
+use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_feature::CPU_FEATURES;
 use hw::i386::cpu_model::{CpuModel, HostCpu, ModelTable};
@@ -23,7 +24,7 @@ use hw::timer::i8254::{I8254, I8254State};
 use parking_lot::{Condvar, Mutex};
 use vmstate::qom::{Obj, Object, TypeTable};
 
-use super::{AccelError, Accelerator, BootRegs, CreatedAccel, Difference, PlatformObjects, VcpuEvents, part};
+use super::{AccelError, Accelerator, CreatedAccel, Difference, PlatformObjects, VcpuEvents, part};
 
 /// The subclasses under qtest.
 pub const TYPES: AccelTypes = AccelTypes {
@@ -220,7 +221,7 @@ impl Accelerator for Qtest {
         Arc::clone(&self.stand_in) as _
     }
 
-    fn reset(&self, boot: &BootRegs) -> Result<(), AccelError> {
+    fn reset(&self, boot: &BootEntry) -> Result<(), AccelError> {
         let platform = self
             .platform
             .get()
@@ -230,7 +231,7 @@ impl Accelerator for Qtest {
             let mut state = cpu.state().lock();
             let msrs = MsrState::reset(&state.msrs);
             *state = if bootstrap {
-                CpuState::direct_boot(boot.entry, boot.start_info)
+                boot.cpu_state()
             } else {
                 CpuState::reset(false)
             };
@@ -326,7 +327,7 @@ mod tests {
         );
         created
             .accelerator
-            .reset(&BootRegs {
+            .reset(&BootEntry::Pvh {
                 entry: 0x10_0000,
                 start_info: 0x6000,
             })

@@ -13,6 +13,7 @@ Exit codes:
   3      there is no such VM
   4      a migration or snapshot failed or was cancelled; the guest is where it was
   5      a guest was handed over and never heard of; decide with \"vm resolve\"
+  6      a VM in the foreground: its guest reported a panic, by pvpanic
   128+N  a VM in the foreground was ended by signal N; while \"vm resolve\" has to decide about
          its guest, only by a second SIGINT or SIGTERM within 10 seconds
   The value that a guest writes to the test-exit port is the exit code of its VM.
@@ -27,6 +28,7 @@ pub(super) enum Exit {
     NoSuchVm,
     NotMoved,
     Undecided,
+    GuestPanicked,
     Signal(u8),
     Guest(u8),
 }
@@ -39,6 +41,7 @@ impl Exit {
             Self::NoSuchVm => 3,
             Self::NotMoved => 4,
             Self::Undecided => 5,
+            Self::GuestPanicked => 6,
             Self::Signal(number) => number.saturating_add(128),
             Self::Guest(value) => value,
         }
@@ -57,6 +60,7 @@ impl From<&Ending> for Exit {
             Ending::Quit(ShutdownReason::HostSignal(number)) => Self::Signal(*number),
             Ending::GuestExit(value) => Self::Guest(*value),
             Ending::Failed(_) => Self::Failed,
+            Ending::GuestPanicked => Self::GuestPanicked,
             Ending::Quit(_) | Ending::GuestShutdown | Ending::HandedOver { .. } | Ending::Discarded => Self::Done,
         }
     }
@@ -74,5 +78,6 @@ mod tests {
         assert_eq!(code(Ending::Quit(ShutdownReason::HostQmpQuit)), 0);
         assert_eq!(code(Ending::HandedOver { to: String::new() }), 0);
         assert_eq!(code(Ending::Failed(String::new())), 1);
+        assert_eq!(code(Ending::GuestPanicked), 6);
     }
 }

@@ -227,6 +227,10 @@ fn conclude(ending: &Ending, name: &VmName, messages: Messages) -> Result<u8, Cl
         Ending::Quit(_) => ("quit", None),
         Ending::GuestExit(_) => ("guest-exit", None),
         Ending::GuestShutdown => ("guest-shutdown", None),
+        Ending::GuestPanicked => (
+            "guest-panicked",
+            Some(format!("the guest of {name} has reported a panic")),
+        ),
     };
     if messages.is_json() || text.is_some() {
         let mut fields = json!({ "name": name.as_str(), "how": how, "exit-code": exit.code() });

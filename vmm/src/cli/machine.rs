@@ -75,7 +75,7 @@ fn read(path: &Path) -> Result<Vec<u8>, CliError> {
 fn boot_error(args: &run::Args, error: &StartError) -> CliError {
     let file = match error {
         StartError::Create(CreateError::Boot(error)) => match error {
-            BootError::NotElf(_) | BootError::NoPvhEntry | BootError::KernelTooLarge { .. } => args.kernel.as_deref(),
+            BootError::Kernel(_) | BootError::KernelTooLarge { .. } => args.kernel.as_deref(),
             BootError::InitrdTooLarge { .. } => args.initrd.as_deref(),
             _ => None,
         },

@@ -21,7 +21,7 @@ Example:
 
 The exit code is the value that the guest writes to the test-exit port (0xf4), if it does.")]
 pub(super) struct Args {
-    /// An ELF kernel with a PVH entry point.
+    /// A kernel: a bzImage, such as /boot/vmlinuz-*, or an ELF file with a PVH or a 64-bit entry.
     #[arg(long, value_name = "FILE")]
     pub(super) kernel: Option<PathBuf>,
     /// An initial RAM disk for the kernel.

@@ -142,7 +142,9 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
             "RESET",
             Some(json!({ "guest": reason.by_guest(), "reason": reason.qmp_name() })),
         ),
-        Event::GuestPanicked { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
+        Event::GuestPanicked => ("GUEST_PANICKED", Some(json!({ "action": "poweroff" }))),
+        Event::GuestCrashLoaded => ("GUEST_CRASHLOADED", Some(json!({ "action": "run" }))),
+        Event::CannotGoOn { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
         Event::Migration(account) => {
             let mut data = json!({ "status": account.status.qmp_name() });
             if let Some(JobId(job)) = account.job {
@@ -265,6 +267,10 @@ mod tests {
             read(reached(MigrationStatus::Completed))["data"],
             json!({ "status": "completed", "x-tern-job": 7, "x-tern-result": { "status": "completed", "x-tern-job": 7 } })
         );
+        let panicked = read(Event::GuestPanicked);
+        assert_eq!(panicked["event"], "GUEST_PANICKED");
+        assert_eq!(panicked["data"], json!({ "action": "poweroff" }));
+        assert_eq!(read(Event::GuestCrashLoaded)["data"], json!({ "action": "run" }));
         assert_eq!(read(Event::Stop).get("data"), None);
         assert_eq!(event(&Event::Ended, at), None);
     }

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::Vm;
 use super::requests::Request;
-use crate::accel::{AccelError, BootRegs};
+use crate::accel::AccelError;
 use crate::boot::{self, BootError};
 use crate::control::{Ending, Event, ShutdownReason};
 use crate::run_state::{IllegalTransition, RunState};
@@ -48,11 +48,7 @@ impl Vm {
         let cpus = u8::try_from(self.board.cpus().len()).expect("a machine has fewer than 256 vCPUs");
         let memory = self.board.memory().guest_memory();
         let entry = boot::load(memory.as_ref(), self.board.ram().size(), cpus, &self.payload, fresh)?;
-        self.accelerator.reset(&BootRegs {
-            entry: u64::from(entry.entry),
-            start_info: u64::from(entry.start_info),
-        })?;
-        Ok(())
+        Ok(self.accelerator.reset(&entry)?)
     }
 
     /// Lets a VM that was made run for the first time.
@@ -173,6 +169,7 @@ impl Vm {
             }
             Some(Request::Exit(status)) => self.end_guest(Ending::GuestExit(status)),
             Some(Request::Shutdown) => self.end_guest(Ending::GuestShutdown),
+            Some(Request::Panic) => self.end_panicked(),
             Some(Request::Crash(why)) => self.fail(why),
         }
     }
@@ -186,6 +183,7 @@ impl Vm {
             Some(Request::Reset(_)) => return self.reset_paused(ShutdownReason::GuestReset),
             Some(Request::Exit(status)) => self.end_guest(Ending::GuestExit(status)),
             Some(Request::Shutdown) => self.end_guest(Ending::GuestShutdown),
+            Some(Request::Panic) => self.end_panicked(),
             Some(Request::Crash(why)) => self.fail(why),
         }
         Err(LifecycleError::Ended)
@@ -202,6 +200,17 @@ impl Vm {
         self.status.end(ending);
     }
 
+    /// The guest says that it has crashed and does not go on.
+    fn end_panicked(&self) {
+        self.console.close();
+        let _ = self.accelerator.pause();
+        let _ = self.status.run_state.set(RunState::GuestPanicked);
+        let events = &self.status.events;
+        events.publish(&Event::GuestPanicked);
+        events.publish(&Event::Shutdown(ShutdownReason::GuestPanic));
+        self.status.end(Ending::GuestPanicked);
+    }
+
     fn fail(&self, why: String) {
         if self.status.run_state.get() == RunState::InternalError {
             return;
@@ -209,7 +218,7 @@ impl Vm {
         self.console.close();
         let _ = self.accelerator.pause();
         let _ = self.status.run_state.set(RunState::InternalError);
-        self.status.events.publish(&Event::GuestPanicked { why: why.clone() });
+        self.status.events.publish(&Event::CannotGoOn { why: why.clone() });
         self.status.end(Ending::Failed(why));
     }
 

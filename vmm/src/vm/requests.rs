@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Runner, Vm};
 use crate::accel::{VcpuEvent, VcpuEvents};
+use crate::control::Event;
 
 /// Something that the guest asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub(super) enum Request {
     Exit(u8),
     /// To be switched off.
     Shutdown,
+    /// Nothing any more: it has crashed, as it says itself.
+    Panic,
     /// Nothing any more: it cannot go on, for this reason.
     Crash(String),
 }
@@ -78,8 +81,23 @@ impl MachineEvents for Requests {
         self.note(Request::Reset(by.to_owned()));
     }
 
+    fn shutdown_requested(&self) {
+        self.note(Request::Shutdown);
+    }
+
     fn guest_exited(&self, status: u8) {
         self.note(Request::Exit(status));
+    }
+
+    fn guest_panicked(&self) {
+        self.note(Request::Panic);
+    }
+
+    fn guest_crash_loaded(&self) {
+        // Nothing is to be done, and it must not stand in the way of what the guest asks for next.
+        if let Some(vm) = self.vm.get().and_then(Weak::upgrade) {
+            vm.status.events.publish(&Event::GuestCrashLoaded);
+        }
     }
 }
 

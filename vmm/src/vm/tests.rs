@@ -20,6 +20,9 @@ const SERIAL_SCRATCH: u64 = 0x3ff;
 const RESET_PORT: u64 = 0x64;
 const RESET: u8 = 0xfe;
 const TEST_EXIT: u64 = 0xf4;
+const PVPANIC: u64 = 0x505;
+const SLEEP_CONTROL: u64 = 0xfea0_0200;
+const SLEEP_OFF: u8 = 0x34;
 
 /// A console without room, until it is given some.
 #[derive(Default)]
@@ -111,6 +114,12 @@ impl Rig {
         written.expect("the VM has not ended").expect("a device is there");
     }
 
+    /// The guest writes to memory.
+    fn store(&self, address: u64, value: u8) {
+        let written = self.accel.execute(|| self.vm.board().memory().write(address, &[value]));
+        written.expect("the VM has not ended").expect("a device is there");
+    }
+
     fn serial(&self) -> SerialState {
         self.vm.board().serial().state()
     }
@@ -126,6 +135,42 @@ impl Rig {
     fn heard(&self, event: &Event) -> bool {
         self.heard.0.lock().contains(event)
     }
+}
+
+#[test]
+fn a_guest_that_panics_ends_its_vm_and_everybody_is_told_in_qemus_order() {
+    let rig = Rig::running();
+    rig.out(PVPANIC, 1);
+    rig.later.now();
+    assert_eq!(rig.state(), RunState::GuestPanicked);
+    assert_eq!(rig.vm.status().ending(), Some(Ending::GuestPanicked));
+    let told = [
+        Event::GuestPanicked,
+        Event::Shutdown(ShutdownReason::GuestPanic),
+        Event::Ended,
+    ];
+    assert!(rig.heard.0.lock().ends_with(&told));
+}
+
+#[test]
+fn a_guest_that_saves_a_dump_after_its_crash_runs_on_and_can_reset_the_machine() {
+    let rig = Rig::running();
+    rig.out(PVPANIC, 2);
+    rig.out(RESET_PORT, RESET);
+    rig.later.now();
+    assert!(rig.heard(&Event::GuestCrashLoaded));
+    assert!(rig.heard(&Event::Reset(ShutdownReason::GuestReset)));
+    assert_eq!(rig.state(), RunState::Running);
+}
+
+#[test]
+fn a_guest_switches_itself_off_by_the_acpi_register() {
+    let rig = Rig::running();
+    rig.store(SLEEP_CONTROL, SLEEP_OFF);
+    rig.later.now();
+    assert_eq!(rig.state(), RunState::Shutdown);
+    assert_eq!(rig.vm.status().ending(), Some(Ending::GuestShutdown));
+    assert!(rig.heard(&Event::Shutdown(ShutdownReason::GuestShutdown)));
 }
 
 #[test]

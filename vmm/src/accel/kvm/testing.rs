@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::CpuModel;
 use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
 use hw::memory::{AccessRules, Backing, IoContext, MemoryRegion, RamBlock, RegionOps};
@@ -15,7 +16,7 @@ use vmstate::qom::TypeTable;
 use vmstate::qom::sections::{IncomingSection, load_tree, save_tree, tree_schemas};
 use vmstate::state::{Section, encode};
 
-use crate::accel::{self, Accelerator, BootRegs, PlatformObjects, VcpuEvent, VcpuEvents};
+use crate::accel::{self, Accelerator, PlatformObjects, VcpuEvent, VcpuEvents};
 use crate::kvm_turn::{self, Turn};
 
 /// Where a guest's program lies, and begins.
@@ -146,8 +147,8 @@ impl Guest {
     }
 
     /// Where the program begins.
-    pub fn boot() -> BootRegs {
-        BootRegs {
+    pub fn boot() -> BootEntry {
+        BootEntry::Pvh {
             entry: ENTRY,
             start_info: 0x6000,
         }

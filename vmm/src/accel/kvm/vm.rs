@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hw::core::{AccelTypes, IrqSink};
+use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_model::{self, CpuModel, HostCpu, ModelTable};
 use hw::i386::cpu_state::CpuState;
@@ -17,7 +18,7 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_PIT_SPEAKER_DUMMY
 use parking_lot::{Mutex, MutexGuard};
 use vmstate::qom::{Obj, Object};
 
-use super::super::{AccelError, Accelerator, BootRegs, Difference, PlatformObjects, VcpuEvents, part};
+use super::super::{AccelError, Accelerator, Difference, PlatformObjects, VcpuEvents, part};
 use super::compare::Comparison;
 use super::exit::Bus;
 use super::ioctl::{self, GuestVm, VcpuHandle};
@@ -295,14 +296,14 @@ impl Accelerator for KvmVm {
         Arc::clone(&self.lines) as _
     }
 
-    fn reset(&self, boot: &BootRegs) -> Result<(), AccelError> {
+    fn reset(&self, boot: &BootEntry) -> Result<(), AccelError> {
         let mut machine = self.still()?;
         let cx = self.context(&machine)?;
         let cpus = machine.cpus.iter().enumerate().map(|(index, cpu)| {
             let bootstrap = index == 0;
             let mut held = HeldCpu {
                 cpu: if bootstrap {
-                    CpuState::direct_boot(boot.entry, boot.start_info)
+                    boot.cpu_state()
                 } else {
                     CpuState::reset(false)
                 },
