@@ -22,7 +22,7 @@ use crate::{
 pub enum Interest {
     /// Nothing for now; not even a hang-up is reported.
     None,
-    /// Only that the other side has gone.
+    /// Only that the other side has gone. One that has merely stopped sending has not.
     HangUp,
     /// Something to read, or the end.
     Read,
@@ -46,8 +46,8 @@ impl Interest {
 
     fn flags(self) -> epoll::EventFlags {
         match self {
-            Self::None => epoll::EventFlags::empty(),
-            Self::HangUp => epoll::EventFlags::RDHUP,
+            // A hang-up and an error are reported unasked.
+            Self::None | Self::HangUp => epoll::EventFlags::empty(),
             Self::Read => epoll::EventFlags::IN,
             Self::Write => epoll::EventFlags::OUT,
             Self::ReadWrite => epoll::EventFlags::IN | epoll::EventFlags::OUT,
@@ -62,7 +62,7 @@ pub struct Ready {
     pub read: bool,
     /// A write will not block.
     pub write: bool,
-    /// The other side has gone, or stopped sending; what it sent before may still be there to read.
+    /// The other side has gone; what it sent before may still be there to read.
     pub hung_up: bool,
 }
 
@@ -240,7 +240,7 @@ impl EventLoop {
 
     fn dispatch(&mut self, id: SourceId, flags: epoll::EventFlags) {
         let has = |wanted| flags.intersects(wanted);
-        let hung_up = has(epoll::EventFlags::HUP | epoll::EventFlags::RDHUP | epoll::EventFlags::ERR);
+        let hung_up = has(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         // A source may have been removed by a callback that ran for an earlier event of the same wait.
         let Some(source) = self.sources.get_mut(&id) else {
             return;

@@ -19,6 +19,8 @@ pub(super) struct Input {
     port: Option<Port>,
     /// Read and not taken by the guest yet.
     pending: Vec<u8>,
+    /// The client has said that it sends nothing more, and may still take output.
+    ended: bool,
     /// Where the user types at a terminal: looks for the leave key.
     keys: Option<EscapeKeys>,
     /// The loop's watch for input.
@@ -48,10 +50,12 @@ impl Input {
     pub(super) fn connect(&mut self, port: Port, keys: Option<EscapeKeys>) {
         self.port = Some(port);
         self.keys = keys;
+        self.ended = false;
     }
 
     pub(super) fn disconnect(&mut self) -> Option<SourceId> {
         self.port = None;
+        self.ended = false;
         self.watched.take()
     }
 
@@ -85,6 +89,17 @@ impl Input {
     /// Whether the other side is a client, after which others may come.
     pub(super) fn is_a_client(&self) -> bool {
         self.clients.is_some() && self.port.is_some()
+    }
+
+    /// Notes that nothing more comes; whether this is the end of the input alone. It is not where output goes nowhere either.
+    pub(super) fn end(&mut self) -> bool {
+        self.ended = matches!(self.clients, Some(Clients::Socket(..)));
+        self.ended
+    }
+
+    /// Whether only output is left to a client.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Takes what a client sent before it went, within a bound.

@@ -317,6 +317,13 @@ impl Shared {
                 }
                 return;
             }
+            if input.has_ended() {
+                return if ready.hung_up {
+                    self.disconnect(event_loop, &mut input);
+                } else {
+                    self.watch_input(event_loop, &mut input, false);
+                };
+            }
             if !may_read && !input.is_always_ready() {
                 return self.watch_input(event_loop, &mut input, true);
             }
@@ -324,6 +331,7 @@ impl Shared {
             match input.read() {
                 Got::Something => {}
                 Got::NothingYet => return self.watch_input(event_loop, &mut input, true),
+                Got::TheEnd if input.end() => {}
                 Got::TheEnd => return self.disconnect(event_loop, &mut input),
                 Got::LeaveKey => {
                     drop(input);
@@ -580,6 +588,33 @@ mod tests {
         served.wait("the second client", |device| *device.received.lock() == b"12");
         served.console.handle().sink().try_write(b"x");
         second.read_exact(&mut [0]).expect("output goes to the second");
+    }
+
+    #[test]
+    fn a_client_that_ends_its_input_gets_output_until_it_goes() {
+        let dir = TempDir::new();
+        let path = dir.path().join("console");
+        let served = Served::at(&path, 1);
+        let mut first = UnixStream::connect(&path).expect("somebody listens");
+        first.write_all(b"12").expect("room in the socket");
+        first.shutdown(std::net::Shutdown::Write).expect("connected");
+        served.wait("a refusal", |_| {
+            served.console.shared.input_waits.load(Ordering::SeqCst)
+        });
+        *served.device.room.lock() = 100;
+        served.console.handle().sink().input_room();
+        served.wait("its input", |device| *device.received.lock() == b"12");
+        let mut second = UnixStream::connect(&path).expect("the queue has room");
+        second.write_all(b"3").expect("room in the socket");
+        let ended = || served.console.shared.input.lock().has_ended();
+        served.wait("the end of its input", |_| ended());
+        for _ in 0..3 {
+            assert_eq!(served.console.handle().sink().try_write(b"x"), 1);
+            first.read_exact(&mut [0]).expect("output goes on");
+        }
+        assert_eq!(*served.device.received.lock(), b"12", "the second waits for its turn");
+        drop(first);
+        served.wait("the second's input", |device| *device.received.lock() == b"123");
     }
 
     #[test]
