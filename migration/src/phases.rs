@@ -12,7 +12,7 @@
 //!           Header, Schemas, Manifest  -------------------->
 //!           Preflight    <----------------------------------  the verdict, before a byte of RAM
 //!           Rounds       RAM*, end of round  -------------->  (<--- round received)
-//!           Pause        pause, RAM*, end of round  -------->  the guest stands still from here
+//!           Pause        pause, RAM*, end of round  -------->  the guest stands still, and what is left fits the limit
 //!           Sections     section*, end of sections  -------->
 //!           Ready        <----------------------------------  everything is loaded and verified
 //!           Go           ---------------------------------->  from here the source never runs by itself

@@ -53,6 +53,8 @@ pub struct Figures {
     pub dirty_bytes_per_second: u64,
     /// Bytes that the connection took in a second, by the last round.
     pub bytes_per_second: u64,
+    /// Pauses that were taken back, because what was left would have broken the limit.
+    pub pauses_taken_back: u32,
     /// How long the guest would stand still if it were paused now.
     pub expected_downtime: Option<Duration>,
     /// How long the guest stood still, once that is known.
@@ -165,6 +167,19 @@ impl PauseReport {
     }
 }
 
+/// A pause that was taken back, because what was left would have broken the limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TakenBack {
+    /// The round that went before it.
+    pub after_round: u32,
+    /// How long the guest stood still.
+    pub stood_still: Duration,
+    /// How long it would have stood still.
+    pub predicted: Duration,
+    /// Bytes of RAM that were left.
+    pub left_bytes: u64,
+}
+
 /// How a migration went, as its source saw it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SendReport {
@@ -178,7 +193,9 @@ pub struct SendReport {
     pub sent_bytes: u64,
     /// The rounds, the last of them with the guest paused.
     pub rounds: Vec<RoundReport>,
-    /// The pause.
+    /// The pauses that were taken back.
+    pub taken_back: Vec<TakenBack>,
+    /// The pause that ended it.
     pub pause: PauseReport,
     /// What the receiver noted without refusing, as `subject: text`.
     pub notes: Vec<String>,

@@ -12,7 +12,7 @@ use vmstate::qom::{Object, TypeTable};
 
 use crate::run_state::{IllegalTransition, RunState};
 
-pub use crate::migration_info::{JobId, MigrationInfo, MigrationParameters, MigrationStatus, RamInfo};
+pub use crate::migration_info::{JobId, MigrationInfo, MigrationParameters, MigrationStatus, PauseReport, RamInfo};
 
 /// A VM as its monitor, its command line and its signals see it.
 pub trait Control: Send + Sync {
@@ -90,7 +90,7 @@ pub trait Control: Send + Sync {
     /// The guest has been handed over already.
     fn migrate_cancel(&self) -> Result<(), ControlError>;
 
-    /// Changes those parameters that are given, for this and later migrations.
+    /// Changes those parameters that are given, for later migrations and, from its next decision on, for the one under way.
     ///
     /// # Errors
     ///

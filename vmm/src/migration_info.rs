@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+pub use migration::stats::PauseReport;
+
 /// Which migration, snapshot or arrival of a VM's process something is about: they are counted from 1.
 ///
 /// One can follow another within the blink of an eye. Who asked for one tells its account and its end from those of others by this.
@@ -103,6 +105,10 @@ pub struct MigrationInfo {
     pub setup_time: Option<Duration>,
     /// How long the guest stood still, once that is known.
     pub downtime: Option<Duration>,
+    /// What the time went into for which it stood still, once it runs elsewhere.
+    pub pause: Option<PauseReport>,
+    /// Pauses that were taken back, because what was left would have broken the downtime limit.
+    pub pauses_taken_back: u32,
     /// How long it would stand still if it were paused now.
     pub expected_downtime: Option<Duration>,
     /// Where it goes, or where the snapshot is written, as a URI.

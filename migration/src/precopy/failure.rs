@@ -9,7 +9,7 @@ use crate::phases::{OutOfOrder, Phase};
 use crate::ram::RamError;
 use crate::record::{RecordError, RecordKind};
 use crate::section::SectionError;
-use crate::switchover::NotConverging;
+use crate::switchover::{NotConverging, PauseTooLong};
 use crate::vm::{PreflightReport, VmError};
 
 /// What ended a live migration. Which side it hit does not show here, nor what became of the guest.
@@ -35,6 +35,9 @@ pub enum Failure {
     /// The guest dirties memory faster than the connection takes it.
     #[error(transparent)]
     NotConverging(#[from] NotConverging),
+    /// Whenever the guest was paused, it had just written too much for the limit.
+    #[error(transparent)]
+    PauseTooLong(#[from] PauseTooLong),
     /// The other side gave up.
     #[error("the other side gave up: {0}")]
     Peer(String),

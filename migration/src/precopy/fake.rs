@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hw::memory::{DirtyClient, RamBlock};
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use vmstate::qom::sections::{IncomingSection, SectionSchema};
 use vmstate::state::Section;
 
 use crate::ram::{PAGE_SIZE, to_usize};
+use crate::switchover::DowntimeLimit;
 use crate::testing::{FakeDestination, FakeFactory, FakeRun, FakeVm};
 use crate::vm::{
     DestinationFactory, DestinationVm, Finding, Identity, Inventory, Offer, PreflightReport, RamSource, Recipe,
@@ -78,6 +80,28 @@ pub(super) struct FakeSource {
     shape: Shape,
     accelerator: Mutex<Accelerator>,
     witness: Arc<Witness>,
+    pub user: Mutex<User>,
+}
+
+/// What the user does to the downtime limit at certain moments of the migration.
+#[derive(Debug, Default)]
+pub(super) struct User {
+    /// The limit.
+    pub limit: Option<DowntimeLimit>,
+    /// What it is set to whenever the log is looked at with the guest running.
+    pub at_a_look: Option<Duration>,
+    /// What it is set to at each of the first pauses, the last one first.
+    pub at_pauses: Vec<Duration>,
+    /// What it is set to whenever the guest goes on.
+    pub at_resume: Option<Duration>,
+}
+
+impl User {
+    fn set(&self, limit: Option<Duration>) {
+        if let (Some(this), Some(limit)) = (&self.limit, limit) {
+            this.set(limit);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +124,7 @@ impl FakeSource {
             shape,
             accelerator: Mutex::default(),
             witness: Arc::clone(witness),
+            user: Mutex::default(),
         };
         witness.begins(Owner::Source);
         let mut accelerator = source.accelerator.lock();
@@ -181,6 +206,10 @@ impl SourceVm for FakeSource {
 
     fn dirty_log_sync(&self) -> Result<(), VmError> {
         self.vm.dirty_log_sync()?;
+        if self.vm.run_state() == FakeRun::Running {
+            let user = self.user.lock();
+            user.set(user.at_a_look);
+        }
         let mut accelerator = self.accelerator.lock();
         let (pages, steps) = (self.shape.pages, accelerator.steps);
         self.step(
@@ -217,6 +246,9 @@ impl SourceVm for FakeSource {
     fn pause(&self) -> Result<(), VmError> {
         self.vm.pause()?;
         self.witness.ends(Owner::Source);
+        let mut user = self.user.lock();
+        let limit = user.at_pauses.pop();
+        user.set(limit);
         Ok(())
     }
 
@@ -229,6 +261,8 @@ impl SourceVm for FakeSource {
         assert_eq!(self.vm.run_state(), FakeRun::Paused);
         self.vm.resume()?;
         self.witness.begins(Owner::Source);
+        let user = self.user.lock();
+        user.set(user.at_resume);
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //!        │  header, schemas, manifest ────────────────▶ │ committed from the header on
 //!        │ ◀──────────────────────────────── preflight  │ compared and built; nothing has moved yet
 //!        │  RAM, end of round ────────────────────────▶ │ ╮
-//!        │ ◀─────────────────────────── round received  │ ╯ until the pause is short enough
+//!        │ ◀─────────────────────────── round received  │ ╯ until the pause is short enough, also when it has begun
 //!        │  pause ────────────────────────────────────▶ │ ╮
 //!        │  RAM, end of round, sections ──────────────▶ │ │ the guest
 //!        │ ◀──────────────────────────────────── ready  │ │ stands still
@@ -29,6 +29,7 @@ mod fake;
 mod handover;
 mod memory;
 mod message;
+mod pause;
 mod scan;
 mod session;
 mod source;

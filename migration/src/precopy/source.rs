@@ -4,17 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmstate::state::Section;
-
 use super::deadlines::Deadlines;
 use super::failure::Failure;
-use super::handover::Paused;
-use super::message::{Ready, RoundAck, RoundEnd};
+use super::message::{RoundAck, RoundEnd};
+use super::pause::{fixed_cost, give_back};
 use super::scan::RamSender;
 use super::session::Session;
 use crate::cancel::CancelToken;
 use crate::channel::Channel;
-use crate::fault::{Faults, NoFaults, spoil_sections};
+use crate::fault::{Faults, NoFaults};
 use crate::header::Header;
 use crate::hello::Hello;
 use crate::ident::Id;
@@ -23,23 +21,15 @@ use crate::phases::Side;
 use crate::record::RecordKind;
 use crate::schemas::SchemaTable;
 use crate::stats::{Gauges, SendReport};
-use crate::switchover::{Next, Round, Switchover};
+use crate::switchover::{DowntimeLimit, Next, Round, Switchover};
 use crate::uri::Uri;
 use crate::vm::{PreflightReport, SourceVm, VmError};
-
-/// What a pause is taken to cost with no RAM left to send and a connection of no length: taking the vCPUs out and their
-/// state, saving, loading, and letting the guest run.
-const FIXED_COST: Duration = Duration::from_millis(3);
-
-/// How many times the connection is crossed between the pause and the running guest: state, *ready*, *go*. In halves of
-/// a round trip.
-const CROSSINGS: u32 = 3;
 
 /// What the user of a source can choose.
 #[derive(Clone)]
 pub struct SendOptions {
     /// The longest pause that the guest may suffer.
-    pub downtime_limit: Duration,
+    pub downtime_limit: DowntimeLimit,
     /// How long the receiver may take.
     pub deadlines: Deadlines,
     /// Where to fail on purpose.
@@ -49,7 +39,7 @@ pub struct SendOptions {
 impl Default for SendOptions {
     fn default() -> Self {
         Self {
-            downtime_limit: Duration::from_millis(300),
+            downtime_limit: Duration::from_millis(300).into(),
             deadlines: Deadlines::default(),
             faults: Arc::new(NoFaults),
         }
@@ -147,6 +137,7 @@ pub fn send_over(
         gauges,
         report: SendReport::default(),
         round_trip: Duration::MAX,
+        cpus: vm.recipe().cpus.len(),
     };
     match source.run(to) {
         Ok(()) => {
@@ -170,15 +161,17 @@ pub fn send_over(
     }
 }
 
-struct Source<'a> {
-    vm: &'a dyn SourceVm,
-    session: Session<'a>,
-    ram: RamSender<'a>,
-    options: &'a SendOptions,
-    gauges: &'a Gauges,
-    report: SendReport,
+pub(super) struct Source<'a> {
+    pub(super) vm: &'a dyn SourceVm,
+    pub(super) session: Session<'a>,
+    pub(super) ram: RamSender<'a>,
+    pub(super) options: &'a SendOptions,
+    pub(super) gauges: &'a Gauges,
+    pub(super) report: SendReport,
     /// The shortest that was seen.
-    round_trip: Duration,
+    pub(super) round_trip: Duration,
+    /// vCPUs of the machine.
+    pub(super) cpus: usize,
 }
 
 impl Source<'_> {
@@ -186,26 +179,14 @@ impl Source<'_> {
         let as_it_was = |failure| (failure, SourceState::Resumed);
         let table = self.negotiate().map_err(as_it_was)?;
         let log = DirtyLog::start(self.vm).map_err(|error| as_it_was(error.into()))?;
-        let predicted = self.rounds().map_err(as_it_was)?;
-
-        self.report.pause.predicted = predicted;
-        let mut part = Instant::now();
-        let stopped = self
-            .session
-            .send(RecordKind::Pause, &[])
-            .and_then(|()| Ok(Paused::pause(self.vm)?));
-        let paused = stopped.map_err(as_it_was)?;
-        self.report.pause.stop = lap(&mut part);
-        let given_away = match self.empty_the_source(&table, &mut part) {
-            Ok(()) => paused.give_away(&mut self.session),
-            Err(failure) => Err((paused, failure)),
+        self.begin_rounds();
+        let still = self.stand_still(&table)?;
+        let mut part = still.since;
+        let given_away = match self.empty(&still.sections, &mut part) {
+            Ok(()) => still.paused.give_away(&mut self.session),
+            Err(failure) => Err((still.paused, failure)),
         };
-        let (given_away, said) = given_away.map_err(|(paused, failure)| {
-            let state = paused
-                .resume()
-                .map_or_else(|error| SourceState::Stuck(error.into()), |()| SourceState::Resumed);
-            (failure, state)
-        })?;
+        let (given_away, said) = given_away.map_err(|(paused, failure)| give_back(paused, failure))?;
 
         let running = said.and_then(|()| given_away.wait_until_running(&mut self.session, to));
         let running = running.map_err(|failure| (failure, SourceState::Undecided))?;
@@ -252,8 +233,8 @@ impl Source<'_> {
         Ok(table)
     }
 
-    /// Rounds with the guest running, until it is time to stop it; returns how long the pause is predicted to be.
-    fn rounds(&mut self) -> Result<Duration, Failure> {
+    /// RAM begins to flow.
+    fn begin_rounds(&mut self) {
         let total = self.ram.total_bytes();
         self.report.ram_bytes = total;
         self.report.setup = self
@@ -268,8 +249,10 @@ impl Source<'_> {
             figures.remaining_bytes = total;
         });
         self.note_phase();
+    }
 
-        let mut switchover = Switchover::new(self.options.downtime_limit, FIXED_COST);
+    /// Rounds with the guest running, until it is time to stop it; returns how long the pause is predicted to be.
+    pub(super) fn rounds(&mut self, switchover: &mut Switchover) -> Result<Duration, Failure> {
         loop {
             let number = self.ram.begin_round();
             self.gauges.update(|figures| figures.rounds = number);
@@ -304,7 +287,7 @@ impl Source<'_> {
             round.left_bytes = left;
             let round = *round;
             self.report.rounds.push(round);
-            switchover.set_fixed_cost(FIXED_COST.saturating_add(self.round_trip.saturating_mul(CROSSINGS) / 2));
+            switchover.set_fixed_cost(fixed_cost(self.cpus, self.round_trip));
             let next = switchover.after(Round {
                 sent: round.sent_bytes,
                 took,
@@ -327,52 +310,7 @@ impl Source<'_> {
         }
     }
 
-    /// All that is left to send of a paused machine, until the receiver has loaded it.
-    fn empty_the_source(&mut self, table: &SchemaTable, part: &mut Instant) -> Result<(), Failure> {
-        self.note_phase();
-        let mut sections = self.vm.sections()?;
-        spoil_sections(&*self.options.faults, table, &mut sections);
-        let sections = encode(table, &sections)?;
-        self.report.pause.save = lap(part);
-
-        // Behind everything that could still write to RAM.
-        let number = self.ram.begin_round();
-        self.vm.dirty_log_sync()?;
-        self.ram.send_dirty(&mut self.session)?;
-        self.session.say(
-            RecordKind::RoundEnd,
-            &RoundEnd {
-                round: number,
-                records: self.ram.records(),
-            },
-        )?;
-        self.report.pause.ram = lap(part);
-        let round = self.ram.round();
-        round.took = self.report.pause.ram;
-        self.report.pause.ram_bytes = round.sent_bytes;
-        let round = *round;
-        self.report.rounds.push(round);
-        self.gauges.update(|figures| {
-            figures.rounds = number;
-            figures.remaining_bytes = 0;
-            figures.raw_pages += round.raw_pages;
-            figures.zero_pages += round.zero_pages;
-        });
-
-        for payload in &sections {
-            self.session.send(RecordKind::Section, &[payload])?;
-            self.report.pause.state_bytes += crate::ram::to_u64(payload.len());
-        }
-        self.session.send(RecordKind::SectionsEnd, &[])?;
-        self.report.pause.state = lap(part);
-
-        let ready: Ready = self.session.expect(RecordKind::Ready)?;
-        self.report.pause.ready = lap(part);
-        self.report.pause.load = Duration::from_micros(ready.load_us);
-        Ok(())
-    }
-
-    fn note_phase(&self) {
+    pub(super) fn note_phase(&self) {
         let (phase, sent) = (self.session.phase(), self.session.sent());
         self.gauges.update(|figures| {
             figures.phase = Some(phase);
@@ -382,15 +320,8 @@ impl Source<'_> {
     }
 }
 
-fn encode(table: &SchemaTable, sections: &[Section]) -> Result<Vec<Vec<u8>>, Failure> {
-    sections
-        .iter()
-        .map(|section| Ok(crate::section::encode(table, section)?))
-        .collect()
-}
-
 /// The time since `from`, which is set to now.
-fn lap(from: &mut Instant) -> Duration {
+pub(super) fn lap(from: &mut Instant) -> Duration {
     let now = Instant::now();
     now - std::mem::replace(from, now)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use migration::uri::Uri;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     error::CliError,
@@ -30,7 +30,8 @@ pub(super) struct Args {
     /// Where the receiver listens: the first line that "vm receive" says.
     #[arg(value_name = "URI", value_parser = peer)]
     uri: Uri,
-    /// The longest pause that the guest may suffer, with its unit; else 300ms.
+    /// The longest pause that the guest may suffer, with its unit; else what was set last, or 300ms. It is a bound: where the guest
+    /// writes too much for it, the migration ends and the guest stays.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     downtime_limit: Option<Duration>,
 }
@@ -46,16 +47,30 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let uri = absolute(&args.uri).to_string();
     let state = vm.follow("the migration", "migrate", json!({ "uri": uri }), messages)?;
     let took = began.elapsed();
-    let pause = state["x-tern-downtime-us"].as_u64();
     messages.result(
-        format_args!(
-            "{} runs at {uri}: moved in {took:.1?}{}",
-            args.vm,
-            pause
-                .map(|pause| format!(", paused for {}", millis(pause)))
-                .unwrap_or_default()
-        ),
+        format_args!("{} runs at {uri}: moved in {took:.1?}{}", args.vm, pauses(&state)),
         &json!({ "name": args.vm.to_string(), "to": uri, "seconds": took.as_secs_f64(), "migration": state }),
     );
     Ok(0)
+}
+
+/// How long the guest stood still, and how often it was let go on because that would have become too long.
+fn pauses(state: &Value) -> String {
+    let pause = state["x-tern-downtime-us"].as_u64();
+    let pause = pause.map(|pause| format!(", paused for {}", millis(pause)));
+    let taken_back = state["x-tern-pauses-taken-back"].as_u64();
+    let taken_back = taken_back.map(|times| format!(", after {times} pauses that were taken back to keep the limit"));
+    [pause, taken_back].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_that_were_taken_back_are_shown() {
+        let state = |taken_back| json!({ "x-tern-downtime-us": 5100, "x-tern-pauses-taken-back": taken_back });
+        assert_eq!(pauses(&state(Value::Null)), ", paused for 5.1 ms");
+        assert!(pauses(&state(json!(2))).ends_with("after 2 pauses that were taken back to keep the limit"));
+    }
 }

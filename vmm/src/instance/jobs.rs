@@ -11,7 +11,8 @@ use migration::phases::Phase;
 use migration::precopy::{self, Failure, ReceiveError, ReceiveOptions, Receiver, SendOptions, SourceState};
 use migration::progress::Progress;
 use migration::snapshot::{self, SaveOptions};
-use migration::stats::{Figures, Gauges, SendReport};
+use migration::stats::{Figures, Gauges, PauseReport, SendReport};
+use migration::switchover::DowntimeLimit;
 use migration::uri::Uri;
 use parking_lot::Mutex;
 
@@ -69,6 +70,7 @@ struct End {
     error: Option<String>,
     took: Duration,
     downtime: Option<Duration>,
+    pause: Option<PauseReport>,
 }
 
 impl Job {
@@ -109,12 +111,18 @@ impl Job {
     }
 
     fn end(&self, status: MigrationStatus, error: Option<String>, downtime: Option<Duration>) {
-        self.state.lock().end = Some(End {
+        self.end_with(End {
             status,
             error,
             took: self.began.elapsed(),
             downtime,
+            pause: None,
         });
+    }
+
+    fn end_with(&self, end: End) {
+        let status = end.status;
+        self.state.lock().end = Some(end);
         self.tell(status);
     }
 
@@ -134,6 +142,8 @@ impl Job {
             total_time: Some(state.end.as_ref().map_or_else(|| self.began.elapsed(), |end| end.took)),
             setup_time: figures.setup,
             downtime: state.end.as_ref().and_then(|end| end.downtime).or(figures.downtime),
+            pause: state.end.as_ref().and_then(|end| end.pause),
+            pauses_taken_back: figures.pauses_taken_back,
             expected_downtime: figures.expected_downtime,
             to: self.to.clone(),
             listening: self.listening.clone(),
@@ -243,7 +253,7 @@ impl Jobs {
         &self,
         vm: &Arc<Vm>,
         uri: &str,
-        downtime_limit: Duration,
+        downtime_limit: DowntimeLimit,
         options: &InstanceOptions,
     ) -> Result<JobId, ControlError> {
         let to = parse(uri)?;
@@ -367,7 +377,13 @@ impl Jobs {
 fn sent_to_the_end(job: &Arc<Job>, sent: Result<SendReport, precopy::SendError>) {
     match sent {
         Ok(report) => {
-            job.end(MigrationStatus::Completed, None, Some(report.pause.total()));
+            job.end_with(End {
+                status: MigrationStatus::Completed,
+                error: None,
+                took: job.began.elapsed(),
+                downtime: Some(report.pause.total()),
+                pause: Some(report.pause),
+            });
             // After the account is complete, which clients are told on the way out.
             let to = job.to.clone().unwrap_or_default();
             job.status.end(Ending::HandedOver { to });

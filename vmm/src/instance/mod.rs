@@ -12,7 +12,7 @@ use migration::fault::{Faults, NoFaults};
 use migration::listener::Reach;
 use migration::precopy::Deadlines;
 use migration::snapshot::{RestoreError, RestoreOptions};
-use parking_lot::Mutex;
+use migration::switchover::DowntimeLimit;
 use thiserror::Error;
 use vmstate::qom::{Object, TypeTable};
 
@@ -77,14 +77,9 @@ pub struct Instance {
     status: Arc<Status>,
     vm: OnceLock<Arc<Vm>>,
     on_vm: OnVm,
-    parameters: Mutex<Parameters>,
+    /// What the user has set for migrations. The one under way looks at it before each decision.
+    downtime_limit: DowntimeLimit,
     jobs: Jobs,
-}
-
-/// What the user has set for migrations.
-#[derive(Clone, Copy, Debug)]
-struct Parameters {
-    downtime_limit: std::time::Duration,
 }
 
 /// The longest pause that can be asked for: what QEMU allows.
@@ -101,9 +96,7 @@ impl Instance {
             status: Arc::default(),
             vm: OnceLock::new(),
             on_vm,
-            parameters: Mutex::new(Parameters {
-                downtime_limit: DEFAULT_DOWNTIME_LIMIT,
-            }),
+            downtime_limit: DEFAULT_DOWNTIME_LIMIT.into(),
             jobs: Jobs::default(),
         });
         instance.jobs.set_owner(&instance);
@@ -260,7 +253,7 @@ impl Control for Instance {
     }
 
     fn migrate(&self, uri: &str) -> Result<JobId, ControlError> {
-        let limit = self.parameters.lock().downtime_limit;
+        let limit = self.downtime_limit.clone();
         self.jobs
             .send(self.vm_to_transfer("migrate")?, uri, limit, &self.options)
     }
@@ -300,7 +293,7 @@ impl Control for Instance {
                     reason: "it is at most 2000 seconds",
                 });
             }
-            self.parameters.lock().downtime_limit = limit;
+            self.downtime_limit.set(limit);
         }
         Ok(())
     }
@@ -341,6 +334,7 @@ mod tests {
     use crate::test_support::TempDir;
     use crate::vm::Runner;
     use migration::vm::SourceVm;
+    use parking_lot::Mutex;
 
     /// Nothing that these guests could ask for is served.
     struct Never;

@@ -93,7 +93,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "migrate-set-parameters",
-        summary: "Change parameters of the migrations that follow; downtime-limit is in milliseconds.",
+        summary: "Change parameters of later migrations and of the one under way; downtime-limit is in milliseconds.",
         arguments: &[optional("downtime-limit", Kind::Uint(MAX_DOWNTIME_MS))],
         run: |vm, arguments| {
             let downtime_limit = arguments.uint("downtime-limit").map(Duration::from_millis);

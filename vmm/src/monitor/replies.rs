@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::qmp::version;
 use crate::{
-    control::{Control, JobId, MigrationInfo, MigrationStatus, RamInfo},
+    control::{Control, JobId, MigrationInfo, MigrationStatus, PauseReport, RamInfo},
     run_state::RunState,
 };
 
@@ -74,6 +74,9 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
     reply.set("setup-time", info.setup_time.map(millis));
     reply.set("downtime", info.downtime.map(millis));
     reply.set("x-tern-downtime-us", info.downtime.map(micros));
+    reply.set("x-tern-pause", info.pause.as_ref().map(pause));
+    let taken_back = (info.pauses_taken_back > 0).then_some(info.pauses_taken_back);
+    reply.set("x-tern-pauses-taken-back", taken_back);
     reply.set("expected-downtime", info.expected_downtime.map(millis));
     reply.set("error-desc", info.error.clone());
     reply.set("x-tern-to", info.to.clone());
@@ -82,6 +85,24 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
     reply.set("socket-address", address.map(|address| vec![address]));
     reply.set("ram", info.ram.as_ref().map(ram));
     Value::Object(reply.0)
+}
+
+/// What a pause went into. The parts follow each other, but `load-us` is within `ready-us`, and `resume-us` within `handover-us`.
+fn pause(pause: &PauseReport) -> Value {
+    json!({
+        "predicted-us": micros(pause.predicted),
+        "total-us": micros(pause.total()),
+        "stop-us": micros(pause.stop),
+        "save-us": micros(pause.save),
+        "ram-us": micros(pause.ram),
+        "state-us": micros(pause.state),
+        "ready-us": micros(pause.ready),
+        "load-us": micros(pause.load),
+        "handover-us": micros(pause.handover),
+        "resume-us": micros(pause.resume),
+        "ram-bytes": pause.ram_bytes,
+        "state-bytes": pause.state_bytes,
+    })
 }
 
 fn ram(ram: &RamInfo) -> Value {
@@ -159,6 +180,36 @@ mod tests {
         };
         assert_eq!(migration(&info)["downtime"], 0);
         assert_eq!(migration(&info)["x-tern-downtime-us"], 740);
+    }
+
+    #[test]
+    fn the_parts_of_a_pause_have_their_units_in_their_names_and_add_up() {
+        let parts = ["stop", "save", "ram", "state", "ready", "handover"];
+        let micros = Duration::from_micros;
+        let info = MigrationInfo {
+            pause: Some(PauseReport {
+                stop: micros(1),
+                save: micros(10),
+                ram: micros(100),
+                state: micros(1000),
+                ready: micros(10_000),
+                handover: micros(100_000),
+                ram_bytes: 7,
+                ..PauseReport::default()
+            }),
+            pauses_taken_back: 2,
+            ..MigrationInfo::default()
+        };
+        let reply = migration(&info);
+        let pause = &reply["x-tern-pause"];
+        let sum: u64 = parts
+            .iter()
+            .map(|part| pause[format!("{part}-us")].as_u64().expect(part))
+            .sum();
+        assert_eq!((sum, pause["total-us"].as_u64()), (111_111, Some(111_111)));
+        assert_eq!(pause["ram-bytes"], 7);
+        assert_eq!(reply["x-tern-pauses-taken-back"], 2);
+        assert_eq!(migration(&MigrationInfo::default()).get("x-tern-pause"), None);
     }
 
     #[test]

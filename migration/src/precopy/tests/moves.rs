@@ -4,11 +4,14 @@ use super::*;
 use crate::channel::Channel;
 use crate::listener::Reach;
 use crate::phases::{Phase, TransferKind};
-use crate::precopy::fake::{Owner, differing_pages};
+use crate::precopy::fake::{Owner, User, differing_pages};
 use crate::precopy::{Failure, Receiver, SourceState, send};
 use crate::ram::PAGE_SIZE;
 use crate::testing::{FakeRun, Misbehaviour};
 use crate::uri::Uri;
+
+/// A pause that is allowed to last so long is never taken back on any host.
+const ALLOWED: Duration = Duration::from_secs(60);
 
 fn assert_same(migration: &Migration, arrived: &Arrived<Witnessed>) {
     assert_eq!(differing_pages(&migration.source, &arrived.vm), [0; 0]);
@@ -225,10 +228,66 @@ fn a_source_that_cannot_go_on_says_so_and_nobody_else_has_the_guest() {
 #[test]
 fn a_guest_that_does_not_converge_is_left_running() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.send.downtime_limit = Duration::ZERO;
+    migration.send.downtime_limit = Duration::ZERO.into();
     let (error, _) = failed(migration.run());
     assert!(matches!(error.failure, Failure::NotConverging(_)), "{error}");
     assert!(error.to_string().contains("MiB/s"), "{error}");
+    migration.source.assert_runs();
+}
+
+#[test]
+fn a_limit_that_is_raised_while_the_migration_runs_lets_it_end() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.send.downtime_limit = Duration::ZERO.into();
+    *migration.source.user.lock() = User {
+        limit: Some(migration.send.downtime_limit.clone()),
+        at_a_look: Some(ALLOWED),
+        ..User::default()
+    };
+    let (_, arrived) = arrived(migration.run());
+    assert_same(&migration, &arrived);
+}
+
+#[test]
+fn a_pause_that_turns_out_too_long_is_taken_back_and_the_rounds_go_on() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.send.downtime_limit = ALLOWED.into();
+    *migration.source.user.lock() = User {
+        limit: Some(migration.send.downtime_limit.clone()),
+        // What is left is then too much, as it is after a burst.
+        at_pauses: vec![Duration::ZERO; 2],
+        at_resume: Some(ALLOWED),
+        ..User::default()
+    };
+    let (report, arrived) = arrived(migration.run());
+    assert_same(&migration, &arrived);
+    assert_eq!(report.taken_back.len(), 2, "{:?}", report.taken_back);
+    assert!(report.taken_back[0].after_round < report.taken_back[1].after_round);
+    assert_eq!(migration.gauges.read().pauses_taken_back, 2);
+    let pauses = |phases: &[(Phase, Duration)]| phases.iter().filter(|(phase, _)| *phase == Phase::Pause).count();
+    assert_eq!(
+        pauses(&report.phases),
+        1,
+        "the receiver never heard of those that were taken back"
+    );
+}
+
+#[test]
+fn a_guest_whose_pauses_are_all_too_long_is_left_running() {
+    let mut migration = Migration::of(Shape::BUSY);
+    migration.send.downtime_limit = ALLOWED.into();
+    *migration.source.user.lock() = User {
+        limit: Some(migration.send.downtime_limit.clone()),
+        at_pauses: vec![Duration::ZERO; 10],
+        at_resume: Some(ALLOWED),
+        ..User::default()
+    };
+    let (error, received) = failed(migration.run());
+    assert!(matches!(error.failure, Failure::PauseTooLong(_)), "{error}");
+    assert!(matches!(error.source_state, SourceState::Resumed), "{error:?}");
+    assert!(error.to_string().contains("paused 4 times"), "{error}");
+    assert!(received.to_string().contains("paused 4 times"), "{received}");
+    assert_eq!(migration.source.user.lock().at_pauses.len(), 6);
     migration.source.assert_runs();
 }
 
