@@ -28,3 +28,18 @@ impl Drop for TempDir {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// Takes requests of devices that no test makes.
+pub(crate) struct NoRequests;
+
+impl hw::core::MachineEvents for NoRequests {
+    fn reset_requested(&self, _: &str) {}
+
+    fn shutdown_requested(&self) {}
+
+    fn guest_exited(&self, _: u8) {}
+
+    fn guest_panicked(&self) {}
+
+    fn guest_crash_loaded(&self) {}
+}

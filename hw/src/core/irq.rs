@@ -1,7 +1,10 @@
 //! Interrupt lines: what a device drives, and what stands at the other end.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// The receiving end of interrupt lines: an interrupt controller, or whatever routes to one.
 ///
@@ -10,6 +13,22 @@ use std::sync::Arc;
 pub trait IrqSink: Send + Sync {
     /// Input `input` now has this level. Setting the level that it already has changes nothing.
     fn set_level(&self, input: u32, level: bool);
+
+    /// Has each signal of `eventfd` be an edge of input `input`, until [`Self::deassign_irqfd`]. Not called with a
+    /// device's lock held. While the guest stands still signals wait in the eventfd.
+    ///
+    /// # Errors
+    ///
+    /// Of the kind `Unsupported` where the sink cannot wait for eventfds.
+    fn assign_irqfd(&self, input: u32, eventfd: &Arc<EventFd>) -> io::Result<()> {
+        let _ = (input, eventfd);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Ends what [`Self::assign_irqfd`] began. An edge that was signalled before has reached the controller afterwards.
+    fn deassign_irqfd(&self, input: u32, eventfd: &Arc<EventFd>) {
+        let _ = (input, eventfd);
+    }
 }
 
 /// One wire from a device to an input of an [`IrqSink`].
@@ -57,6 +76,61 @@ impl IrqLine {
     }
 }
 
+/// An eventfd each signal of which is an edge of an interrupt input.
+///
+/// Anybody who has the eventfd can raise the interrupt without this process. Where the sink cannot wait for eventfds,
+/// [`Self::signal`] makes the edge itself, so that a device need not know.
+pub struct IrqFd {
+    line: IrqLine,
+    eventfd: Option<Arc<EventFd>>,
+}
+
+impl IrqFd {
+    /// An eventfd for the input that `line` ends at.
+    ///
+    /// # Errors
+    ///
+    /// If the process has no file descriptors left, or the accelerator refuses.
+    pub fn new(line: &IrqLine) -> io::Result<Self> {
+        let mut eventfd = None;
+        if let Some(sink) = &line.sink {
+            let new = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+            match sink.assign_irqfd(line.input, &new) {
+                Ok(()) => eventfd = Some(new),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self {
+            line: line.clone(),
+            eventfd,
+        })
+    }
+
+    /// The eventfd, where the sink waits for one.
+    #[must_use]
+    pub fn eventfd(&self) -> Option<&Arc<EventFd>> {
+        self.eventfd.as_ref()
+    }
+
+    /// Makes one edge.
+    pub fn signal(&self) {
+        match &self.eventfd {
+            // A counter that is full has an edge to come in any case.
+            Some(eventfd) => drop(eventfd.write(1)),
+            None => self.line.pulse(),
+        }
+    }
+}
+
+impl Drop for IrqFd {
+    fn drop(&mut self) {
+        if let (Some(sink), Some(eventfd)) = (&self.line.sink, &self.eventfd) {
+            sink.deassign_irqfd(self.line.input, eventfd);
+        }
+    }
+}
+
 impl fmt::Debug for IrqLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.sink {
@@ -84,6 +158,15 @@ mod tests {
     fn a_pulse_is_one_edge_up_and_one_down() {
         let recorder = Arc::new(Recorder::default());
         IrqLine::new(recorder.clone(), 4).pulse();
+        assert_eq!(*recorder.0.lock(), [(4, true), (4, false)]);
+    }
+
+    #[test]
+    fn a_sink_without_eventfds_gets_edges_all_the_same() {
+        let recorder = Arc::new(Recorder::default());
+        let irqfd = IrqFd::new(&IrqLine::new(recorder.clone(), 4)).expect("no need for one");
+        assert!(irqfd.eventfd().is_none());
+        irqfd.signal();
         assert_eq!(*recorder.0.lock(), [(4, true), (4, false)]);
     }
 

@@ -9,21 +9,25 @@
 mod accel_types;
 mod bus;
 mod device;
+mod doorbell;
 mod irq;
 mod machine;
 mod machine_events;
 mod realize;
 mod region;
 mod reset;
+mod testdev;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use accel_types::AccelTypes;
 pub use bus::{Bus, BusClass, BusError, SYSTEM_BUS, SystemBus};
 pub use device::{Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device};
-pub use irq::{IrqLine, IrqSink};
+pub use doorbell::{Doorbell, DoorbellHandler, DoorbellPlace, Doorbells, NeverQuiet};
+pub use irq::{IrqFd, IrqLine, IrqSink};
 pub use machine::{Machine, MachineClass, MachineType};
 pub use machine_events::MachineEvents;
 pub use realize::{Mapping, RealizeCtx, RealizeError};
 pub use region::DeviceRegion;
 pub use reset::{ResetKind, reset_tree};
+pub use testdev::{TestDev, TestDevState, register as testdev_register};

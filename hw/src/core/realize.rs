@@ -5,6 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use vmstate::qom::{Object, PropertyError};
 
+use super::doorbell::Doorbells;
 use super::irq::{IrqLine, IrqSink};
 use super::machine_events::MachineEvents;
 use crate::memory::{AddressSpace, MemoryRegion};
@@ -61,6 +62,7 @@ pub struct RealizeCtx<'a> {
     io: &'a AddressSpace,
     interrupts: Arc<dyn IrqSink>,
     events: Arc<dyn MachineEvents>,
+    doorbells: Option<Arc<Doorbells>>,
 }
 
 impl<'a> RealizeCtx<'a> {
@@ -77,7 +79,27 @@ impl<'a> RealizeCtx<'a> {
             io,
             interrupts,
             events,
+            doorbells: None,
         }
+    }
+
+    /// The same with the machine's doorbells, for devices that have some.
+    #[must_use]
+    pub fn with_doorbells(mut self, doorbells: &Arc<Doorbells>) -> Self {
+        self.doorbells = Some(Arc::clone(doorbells));
+        self
+    }
+
+    /// The machine's doorbells.
+    ///
+    /// # Errors
+    ///
+    /// [`RealizeError::Host`] where it has none.
+    pub fn doorbells(&self, device: &Object) -> Result<Arc<Doorbells>, RealizeError> {
+        self.doorbells.clone().ok_or_else(|| RealizeError::Host {
+            device: device.path(),
+            problem: "it has doorbells, and this machine cannot serve any".to_owned(),
+        })
     }
 
     /// Where the device's requests to the machine go.

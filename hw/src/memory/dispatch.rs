@@ -8,6 +8,7 @@ use super::ops::IoContext;
 use super::region::RegionKind;
 use super::space::AddressSpace;
 use super::units::{to_u64, to_usize};
+use super::view::FlatView;
 
 /// Part of an access that reached nothing. The rest of it was carried out, and what was read there is all ones: a bus
 /// does the same, so that a vCPU goes on, and only who cares looks.
@@ -55,7 +56,7 @@ impl AddressSpace {
     ///
     /// As [`read`](Self::read).
     pub fn read_with(&self, cx: &mut IoContext, address: u64, bytes: &mut [u8]) -> Result<(), AccessError> {
-        self.each_part(address, bytes.len(), |part, section| {
+        self.each_part(address, bytes.len(), |_, part, section| {
             let part_bytes = &mut bytes[part.start..part.start + part.len];
             let outcome = section.map_or(Err(AccessError::Unassigned(part.address)), |section| {
                 read_section(section, cx, &part, part_bytes)
@@ -73,9 +74,14 @@ impl AddressSpace {
     ///
     /// As [`write`](Self::write).
     pub fn write_with(&self, cx: &mut IoContext, address: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        self.each_part(address, bytes.len(), |part, section| match section {
-            Some(section) => write_section(section, cx, &part, &bytes[part.start..part.start + part.len]),
-            None => Err(AccessError::Unassigned(part.address)),
+        self.each_part(address, bytes.len(), |view, part, section| {
+            let bytes = &bytes[part.start..part.start + part.len];
+            match section {
+                // What an accelerator does without an exit where it can.
+                Some(_) if view.signal(part.address, bytes) => Ok(()),
+                Some(section) => write_section(section, cx, &part, bytes),
+                None => Err(AccessError::Unassigned(part.address)),
+            }
         })
     }
 
@@ -84,7 +90,7 @@ impl AddressSpace {
         &self,
         address: u64,
         len: usize,
-        mut visit: impl FnMut(Part, Option<&MemoryRegionSection>) -> Result<(), AccessError>,
+        mut visit: impl FnMut(&FlatView, Part, Option<&MemoryRegionSection>) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
         let view = self.current();
         let mut outcome = Ok(());
@@ -100,7 +106,7 @@ impl AddressSpace {
                 address: at,
             };
             start += part.len;
-            outcome = outcome.and(visit(part, section));
+            outcome = outcome.and(visit(&view, part, section));
         }
         outcome
     }

@@ -131,6 +131,25 @@ pub struct EventFdSection {
 }
 
 impl EventFdSection {
+    /// Whether a write of these bytes at the address is one that signals.
+    pub(super) fn is_for(&self, bytes: &[u8]) -> bool {
+        if self.size != 0 && usize::from(self.size) != bytes.len() {
+            return false;
+        }
+        let mut value = [0; 8];
+        let Some(place) = value.get_mut(..bytes.len()) else {
+            return false;
+        };
+        place.copy_from_slice(bytes);
+        self.match_data.is_none_or(|wanted| wanted == u64::from_le_bytes(value))
+    }
+
+    /// Whether this is the same eventfd at the same place.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+
     /// The order in which lists of them are kept.
     pub(super) fn key(&self) -> (u64, u8, Option<u64>, usize) {
         (

@@ -40,7 +40,7 @@ mod populated;
 mod region;
 mod space;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod units;
 mod view;
 mod zero;

@@ -19,12 +19,12 @@ pub(super) fn pages(count: u64) -> Arc<RamBlock> {
 }
 
 /// A container that is as large as an address space.
-pub(super) fn root() -> MemoryRegion {
+pub(crate) fn root() -> MemoryRegion {
     MemoryRegion::container("root", u64::MAX)
 }
 
 /// An I/O region that answers every read with one byte, repeated.
-pub(super) fn constant(name: &str, size: u64, byte: u8) -> MemoryRegion {
+pub(crate) fn constant(name: &str, size: u64, byte: u8) -> MemoryRegion {
     struct Constant(u8);
     impl RegionOps for Constant {
         fn read(&self, _: &mut IoContext, _: u64, _: u8) -> u64 {

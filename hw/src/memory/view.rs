@@ -93,6 +93,20 @@ impl FlatView {
     pub fn eventfds(&self) -> &[EventFdSection] {
         &self.eventfds
     }
+
+    /// Signals the eventfd that waits for a write of these bytes at an address; false if there is none.
+    pub(super) fn signal(&self, address: u64, bytes: &[u8]) -> bool {
+        let from = self.eventfds.partition_point(|own| own.guest_address < address);
+        let mut here = self.eventfds[from..]
+            .iter()
+            .take_while(|own| own.guest_address == address);
+        let Some(wanted) = here.find(|own| own.is_for(bytes)) else {
+            return false;
+        };
+        // A counter that is full has been signalled as often as anybody can tell.
+        let _ = wanted.eventfd.write(1);
+        true
+    }
 }
 
 /// One line per section.

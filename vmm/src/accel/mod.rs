@@ -24,7 +24,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hw::core::{AccelTypes, IrqSink};
+use hw::core::{AccelTypes, Doorbells, IrqSink};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::{CpuModel, ModelTable};
 use hw::i386::cpuid::CpuidTable;
@@ -146,6 +146,10 @@ pub trait Accelerator: Send + Sync {
 
     /// The inputs of the interrupt controllers, numbered as the machine numbers its IRQs.
     fn irq_sink(&self) -> Arc<dyn IrqSink>;
+
+    /// The doorbells of the machine's devices. They are served while the guest runs, and a pause has all of them served
+    /// before it reads any state.
+    fn doorbells(&self) -> &Arc<Doorbells>;
 
     /// Puts vCPUs, interrupt controllers and timers into their state after reset, and the first vCPU at the entry of a
     /// kernel. Objects and accelerator agree afterwards. The VM is paused, or has never run.
@@ -292,6 +296,9 @@ pub enum AccelError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The devices do not come to rest.
+    #[error("the guest cannot be paused: {0}")]
+    NotQuiet(String),
     /// An object could not be made.
     #[error(transparent)]
     Object(#[from] vmstate::qom::ObjectError),

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use hw::core::{AccelTypes, IrqSink};
+use hw::core::{AccelTypes, Doorbells, IrqSink};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_feature::CPU_FEATURES;
@@ -89,9 +89,23 @@ impl QtestAccel {
     /// The level to which a device drives an input of the interrupt controllers.
     #[must_use]
     pub fn line(&self, input: u32) -> bool {
-        1u64.checked_shl(input)
-            .is_some_and(|bit| *self.stand_in.lines.lock() & bit != 0)
+        bit(input).is_some_and(|bit| *self.stand_in.lines.lock() & bit != 0)
     }
+
+    /// Whether an input has had a rising edge since this was last asked.
+    #[must_use]
+    pub fn had_edge(&self, input: u32) -> bool {
+        let Some(bit) = bit(input) else { return false };
+        let mut edges = self.stand_in.edges.lock();
+        let had = *edges & bit != 0;
+        *edges &= !bit;
+        had
+    }
+}
+
+/// A bit per input, as long as there are so many.
+fn bit(input: u32) -> Option<u64> {
+    1u64.checked_shl(input)
 }
 
 /// What stands in for processors and interrupt controllers.
@@ -101,6 +115,8 @@ pub struct StandIn {
     changed: Condvar,
     /// The levels of the interrupt lines, a bit per input.
     lines: Mutex<u64>,
+    /// The inputs that have had a rising edge, a bit each.
+    edges: Mutex<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,8 +139,11 @@ impl StandIn {
 
 impl IrqSink for StandIn {
     fn set_level(&self, input: u32, level: bool) {
-        let Some(bit) = 1u64.checked_shl(input) else { return };
+        let Some(bit) = bit(input) else { return };
         let mut lines = self.lines.lock();
+        if level && *lines & bit == 0 {
+            *self.edges.lock() |= bit;
+        }
         *lines = if level { *lines | bit } else { *lines & !bit };
     }
 }
@@ -136,6 +155,7 @@ pub(super) fn create(types: &Arc<TypeTable>, _: Arc<dyn VcpuEvents>) -> Result<C
         stand_in: Arc::clone(&accel.stand_in),
         cpus: Mutex::default(),
         platform: OnceLock::new(),
+        doorbells: Arc::default(),
     };
     Ok(CreatedAccel {
         object: Arc::clone(accel.object()),
@@ -148,6 +168,7 @@ struct Qtest {
     stand_in: Arc<StandIn>,
     cpus: Mutex<Vec<(Obj<X86Cpu>, Obj<Apic>)>>,
     platform: OnceLock<Platform>,
+    doorbells: Arc<Doorbells>,
 }
 
 struct Platform {
@@ -221,6 +242,10 @@ impl Accelerator for Qtest {
         Arc::clone(&self.stand_in) as _
     }
 
+    fn doorbells(&self) -> &Arc<Doorbells> {
+        &self.doorbells
+    }
+
     fn reset(&self, boot: &BootEntry) -> Result<(), AccelError> {
         let platform = self
             .platform
@@ -247,10 +272,13 @@ impl Accelerator for Qtest {
 
     fn pause(&self) -> Result<(), AccelError> {
         self.stand_in.set(Phase::Paused);
-        Ok(())
+        self.doorbells
+            .quiesce()
+            .map_err(|error| AccelError::NotQuiet(error.to_string()))
     }
 
     fn resume(&self, _: TimePolicy) -> Result<(), AccelError> {
+        self.doorbells.go_live();
         self.stand_in.set(Phase::Running);
         Ok(())
     }
@@ -265,6 +293,7 @@ impl Accelerator for Qtest {
 
     fn shutdown(&self) {
         self.stand_in.set(Phase::Ended);
+        self.doorbells.end();
     }
 }
 
@@ -272,6 +301,8 @@ impl Accelerator for Qtest {
 mod tests {
     use super::super::{VcpuEvent, create};
     use super::*;
+    use crate::test_support::NoRequests;
+    use hw::core::{RealizeCtx, TestDev, realize_device, testdev_register as register};
     use hw::i386::cpu_model::CPU_MODELS;
     use hw::i386::cpu_state::MpState;
     use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
@@ -346,6 +377,34 @@ mod tests {
         created.accelerator.irq_sink().set_level(4, false);
         assert!(!accel.line(4));
         created.accelerator.irq_sink().set_level(1000, true);
+    }
+
+    #[test]
+    fn a_doorbell_is_rung_by_dispatch_and_served_before_a_pause_ends() {
+        let (board, created) = machine();
+        let device: Obj<TestDev> = Obj::create(&TypeTable::gathered().expect("sound types")).expect("a device");
+        board
+            .machine()
+            .add_child("testdev", Arc::clone(device.object()))
+            .expect("free");
+        let accelerator = &created.accelerator;
+        let mut cx = RealizeCtx::new(board.memory(), board.io(), accelerator.irq_sink(), Arc::new(NoRequests))
+            .with_doorbells(accelerator.doorbells());
+        realize_device(device.object(), &mut cx).expect("realizes");
+        let accel: Obj<QtestAccel> = Obj::new(Arc::clone(&created.object)).expect("its object");
+        let store = |offset: u64, value: u32| {
+            let write = || board.memory().write(0xd100_0000 + offset, &value.to_le_bytes());
+            accel.execute(write).expect("runs").expect("somebody is there");
+        };
+        accelerator.resume(TimePolicy::default()).expect("runs");
+        store(register::INTERRUPTS, 1);
+        store(register::DOORBELL, 7);
+        store(register::MATCHING_DOORBELL, register::MATCH);
+        store(register::MATCHING_DOORBELL, 9);
+        accelerator.pause().expect("pauses");
+        let state = device.state().lock().clone();
+        assert_eq!((state.rung, state.last), (2, 9));
+        assert!(accel.had_edge(5) && !accel.had_edge(5) && !accel.line(5));
     }
 
     #[test]

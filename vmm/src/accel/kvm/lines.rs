@@ -1,9 +1,11 @@
 //! The inputs of KVM's interrupt controllers.
 
+use std::io;
 use std::sync::Arc;
 
 use hw::core::IrqSink;
 use parking_lot::Mutex;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::ioctl::GuestVm;
 
@@ -11,10 +13,26 @@ use super::ioctl::GuestVm;
 ///
 /// A device may drive its line while the guest stands still (input arrives at a console). Told at once, that would change
 /// controllers whose state has been taken already, and would be lost when their state at the pause is put back. So while
-/// paused only the level is noted, and KVM is told when the guest goes on.
+/// paused only the level is noted, and KVM is told when the guest goes on. For the same reason KVM waits for eventfds only
+/// while the guest runs; what is signalled meanwhile stays in them.
 pub struct Lines {
     vm: Arc<GuestVm>,
     levels: Mutex<Levels>,
+    irqfds: Mutex<IrqFds>,
+}
+
+/// Eventfds whose signals are edges. The lock is held across what KVM does about them, and never on a device's way.
+#[derive(Default)]
+struct IrqFds {
+    /// KVM waits for them.
+    live: bool,
+    list: Vec<IrqFd>,
+}
+
+#[derive(Clone)]
+struct IrqFd {
+    input: u32,
+    eventfd: Arc<EventFd>,
 }
 
 #[derive(Debug, Default)]
@@ -39,11 +57,21 @@ impl Lines {
         Self {
             vm,
             levels: Mutex::default(),
+            irqfds: Mutex::default(),
         }
     }
 
-    /// Holds changes back from now on.
+    /// Holds changes back from now on. All edges that were signalled so far have reached the controllers on return: KVM
+    /// waits for them when it is told to let go of an eventfd.
     pub fn hold(&self) {
+        let mut irqfds = self.irqfds.lock();
+        if irqfds.live {
+            for irqfd in &irqfds.list {
+                // It was registered, and is refused for nothing else.
+                let _ = self.vm.fd().unregister_irqfd(&irqfd.eventfd, irqfd.input);
+            }
+            irqfds.live = false;
+        }
         self.levels.lock().live = false;
     }
 
@@ -53,12 +81,40 @@ impl Lines {
     }
 
     /// Tells KVM what has changed, and passes changes on from now on.
-    pub fn go_live(&self) {
-        let mut levels = self.levels.lock();
-        levels.live = true;
-        for input in 0..Self::INPUTS {
-            self.tell(&mut levels, input);
+    pub fn go_live(&self) -> io::Result<()> {
+        {
+            let mut levels = self.levels.lock();
+            levels.live = true;
+            for input in 0..Self::INPUTS {
+                self.tell(&mut levels, input);
+            }
         }
+        let mut irqfds = self.irqfds.lock();
+        if !irqfds.live {
+            for (done, irqfd) in irqfds.list.iter().enumerate() {
+                if let Err(error) = self.listen(irqfd) {
+                    for irqfd in &irqfds.list[..done] {
+                        let _ = self.vm.fd().unregister_irqfd(&irqfd.eventfd, irqfd.input);
+                    }
+                    return Err(error);
+                }
+            }
+            irqfds.live = true;
+        }
+        Ok(())
+    }
+
+    /// Has KVM wait for an eventfd, and makes the edge that was signalled while nobody did.
+    fn listen(&self, irqfd: &IrqFd) -> io::Result<()> {
+        // KVM would make that edge and leave the signal in the eventfd, so that it came again after the next pause.
+        let missed = irqfd.eventfd.read().is_ok();
+        self.vm.fd().register_irqfd(&irqfd.eventfd, irqfd.input)?;
+        if missed {
+            // As in `tell`.
+            let _ = self.vm.fd().set_irq_line(irqfd.input, true);
+            let _ = self.vm.fd().set_irq_line(irqfd.input, false);
+        }
+        Ok(())
     }
 
     fn tell(&self, levels: &mut Levels, input: u32) {
@@ -89,5 +145,31 @@ impl IrqSink for Lines {
         if levels.live {
             self.tell(&mut levels, input);
         }
+    }
+
+    fn assign_irqfd(&self, input: u32, eventfd: &Arc<EventFd>) -> io::Result<()> {
+        if input >= Self::INPUTS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let irqfd = IrqFd {
+            input,
+            eventfd: Arc::clone(eventfd),
+        };
+        let mut irqfds = self.irqfds.lock();
+        if irqfds.live {
+            self.listen(&irqfd)?;
+        }
+        irqfds.list.push(irqfd);
+        Ok(())
+    }
+
+    fn deassign_irqfd(&self, input: u32, eventfd: &Arc<EventFd>) {
+        let mut irqfds = self.irqfds.lock();
+        let is_it = |irqfd: &IrqFd| irqfd.input == input && Arc::ptr_eq(&irqfd.eventfd, eventfd);
+        if irqfds.live && irqfds.list.iter().any(is_it) {
+            // As in `hold`.
+            let _ = self.vm.fd().unregister_irqfd(eventfd, input);
+        }
+        irqfds.list.retain(|irqfd| !is_it(irqfd));
     }
 }

@@ -3,6 +3,8 @@
 //! ```text
 //!   Accelerator calls --> KvmVm --+-- KvmSystem   /dev/kvm, what the host supports
 //!                                 +-- KvmMemory   its slots and dirty logs; a MemoryListener
+//!                                 +-- KvmDoorbells  its ioeventfds; a MemoryListener too
+//!                                 +-- Lines       inputs of its interrupt controllers, irqfds among them
 //!                                 +-- Vcpu        a thread in KVM_RUN each; exits go to the address spaces or to events
 //!                                 +-- state       the order in which everything is read and written
 //! ```
@@ -23,6 +25,9 @@ pub mod clock;
 mod compare;
 pub mod cpu;
 mod cpu_events;
+#[cfg(test)]
+mod doorbell_tests;
+mod doorbells;
 mod exit;
 pub mod exits;
 pub mod i8254;

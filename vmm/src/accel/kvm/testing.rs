@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hw::core::{RealizeCtx, realize_device};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::CpuModel;
 use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
@@ -18,6 +19,7 @@ use vmstate::state::{Section, encode};
 
 use crate::accel::{self, Accelerator, PlatformObjects, VcpuEvent, VcpuEvents};
 use crate::kvm_turn::{self, Turn};
+use crate::test_support::NoRequests;
 
 /// Where a guest's program lies, and begins.
 pub const ENTRY: u64 = 0x1000;
@@ -144,6 +146,18 @@ impl Guest {
             accel.create_vcpu(cpu, &cpuid).expect("a vCPU");
         }
         Self { accel, board, heard }
+    }
+
+    /// Puts a test device on the board, before the guest runs.
+    pub fn with_testdev(self) -> Self {
+        let device = TYPES.new_object("tern-testdev").expect("a device");
+        let machine = self.board.machine();
+        machine.add_child("testdev", Arc::clone(&device)).expect("free");
+        let (memory, io) = (self.board.memory(), self.board.io());
+        let mut cx = RealizeCtx::new(memory, io, self.accel.irq_sink(), Arc::new(NoRequests))
+            .with_doorbells(self.accel.doorbells());
+        realize_device(&device, &mut cx).expect("realizes");
+        self
     }
 
     /// Where the program begins.

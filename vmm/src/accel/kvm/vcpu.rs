@@ -15,7 +15,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub struct Vcpu {
     changed: Condvar,
     /// `wanted != Run`, for the vCPU's thread to look at without a lock on its way back into the guest.
     leave: AtomicBool,
+    /// How often the guest was left for something that Tern has to serve.
+    exits: AtomicU64,
 }
 
 struct Control {
@@ -74,6 +76,7 @@ impl Vcpu {
             }),
             changed: Condvar::new(),
             leave: AtomicBool::new(true),
+            exits: AtomicU64::new(0),
         });
         let main = Arc::clone(&this);
         let thread = thread::Builder::new().name(format!("vcpu{apic_id}"));
@@ -94,6 +97,12 @@ impl Vcpu {
     /// The address spaces that the vCPU sees.
     pub fn bus(&self) -> &Bus {
         &self.bus
+    }
+
+    /// How often the guest was left for something that Tern has to serve: what doorbells and KVM's own devices spare.
+    #[cfg(test)]
+    pub fn exits(&self) -> u64 {
+        self.exits.load(Ordering::Relaxed)
     }
 
     /// Lets the vCPU run.
@@ -210,7 +219,10 @@ impl Vcpu {
 
     fn run_once(&self) -> Option<VcpuEvent> {
         match self.handle.run() {
-            Ok(()) => exit::serve(self.apic_id, &self.handle, &self.bus),
+            Ok(()) => {
+                self.exits.fetch_add(1, Ordering::Relaxed);
+                exit::serve(self.apic_id, &self.handle, &self.bus)
+            }
             Err(error) => exit::run_failed(self.apic_id, &self.handle, &self.bus, &error),
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hw::core::{AccelTypes, IrqSink};
+use hw::core::{AccelTypes, Doorbells, IrqSink};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_model::{self, CpuModel, HostCpu, ModelTable};
@@ -20,6 +20,7 @@ use vmstate::qom::{Obj, Object};
 
 use super::super::{AccelError, Accelerator, Difference, PlatformObjects, VcpuEvents, part};
 use super::compare::Comparison;
+use super::doorbells::{DoorbellBus, KvmDoorbells};
 use super::exit::Bus;
 use super::ioctl::{self, GuestVm, VcpuHandle};
 use super::lines::Lines;
@@ -40,6 +41,9 @@ pub struct KvmVm {
     vm: Arc<GuestVm>,
     memory: Arc<KvmMemory>,
     lines: Arc<Lines>,
+    doorbells: Arc<Doorbells>,
+    /// Those that KVM signals, in memory and in ports.
+    kvm_doorbells: [Arc<KvmDoorbells>; 2],
     events: Arc<dyn VcpuEvents>,
     bus: OnceLock<Bus>,
     platform: OnceLock<Platform>,
@@ -78,6 +82,9 @@ impl KvmVm {
             system,
             memory: Arc::new(memory),
             lines: Arc::new(Lines::new(Arc::clone(&vm))),
+            doorbells: Arc::default(),
+            kvm_doorbells: [DoorbellBus::Memory, DoorbellBus::Ports]
+                .map(|bus| Arc::new(KvmDoorbells::new(Arc::clone(&vm), bus))),
             vm,
             events,
             bus: OnceLock::new(),
@@ -93,6 +100,12 @@ impl KvmVm {
     #[cfg(test)]
     pub(super) fn guest_vm(&self) -> &GuestVm {
         &self.vm
+    }
+
+    /// How often the first vCPU was left for something that Tern has to serve.
+    #[cfg(test)]
+    pub(super) fn exits(&self) -> u64 {
+        self.machine.lock().cpus.first().expect("a vCPU").vcpu.exits()
     }
 
     /// Sets a register of the first vCPU behind the back of everything, for tests; false where KVM refuses.
@@ -161,14 +174,24 @@ impl KvmVm {
                 seconds: PAUSE_DEADLINE.as_secs(),
             });
         }
-        self.lines.hold();
         machine.phase = Phase::Unread;
-        Ok(())
+        // Those that serve a doorbell may raise interrupts, so these come second.
+        let quiet = self.doorbells.quiesce();
+        self.lines.hold();
+        quiet.map_err(|error| AccelError::NotQuiet(error.to_string()))
     }
 
     /// Has the vCPUs enter the guest.
     fn start(&self, machine: &mut Machine) -> Result<(), AccelError> {
-        self.lines.go_live();
+        for doorbells in &self.kvm_doorbells {
+            doorbells
+                .arm()
+                .map_err(|error| refused("the devices' doorbells", io::Error::other(error)))?;
+        }
+        self.lines
+            .go_live()
+            .map_err(|error| refused("the devices' interrupts", error))?;
+        self.doorbells.go_live();
         for cpu in &machine.cpus {
             if let Err(error) = cpu.vcpu.resume() {
                 let error = cpu::refused(cpu, "a thread", error);
@@ -224,7 +247,13 @@ impl Accelerator for KvmVm {
             .map_err(|error| refused("the task-state segment", error))?;
         memory
             .add_listener(Arc::clone(&self.memory) as _)
-            .map_err(|error| refused("the guest's memory", io::Error::other(error)))
+            .map_err(|error| refused("the guest's memory", io::Error::other(error)))?;
+        for (space, doorbells) in [memory, io].into_iter().zip(&self.kvm_doorbells) {
+            space
+                .add_listener(Arc::clone(doorbells) as _)
+                .map_err(|error| refused("the devices' doorbells", io::Error::other(error)))?;
+        }
+        Ok(())
     }
 
     fn create_interrupt_controllers(&self, platform: &PlatformObjects) -> Result<(), AccelError> {
@@ -294,6 +323,10 @@ impl Accelerator for KvmVm {
 
     fn irq_sink(&self) -> Arc<dyn IrqSink> {
         Arc::clone(&self.lines) as _
+    }
+
+    fn doorbells(&self) -> &Arc<Doorbells> {
+        &self.doorbells
     }
 
     fn reset(&self, boot: &BootEntry) -> Result<(), AccelError> {
@@ -396,9 +429,10 @@ impl Accelerator for KvmVm {
     fn shutdown(&self) {
         let mut machine = self.machine.lock();
         machine.phase = Phase::Ended;
-        self.lines.hold();
         machine.cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_pause());
         machine.cpus.iter().for_each(|cpu| cpu.vcpu.end());
+        self.doorbells.end();
+        self.lines.hold();
     }
 }
 

@@ -10,10 +10,13 @@ pub use run_page::{IoExit, MmioExit, RunExit};
 
 use std::io;
 use std::mem::size_of;
+use std::os::fd::AsRawFd;
 
+use hw::memory::EventFdSection;
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
-    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_ioapic_state, kvm_irqchip,
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_ioapic_state, kvm_ioeventfd,
+    kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_irqchip,
     kvm_pic_state, kvm_sregs2, kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -21,6 +24,7 @@ use libc::c_ulong;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl, ioctl_expr, ioctl_with_mut_ref, ioctl_with_ref};
 
 const KVM_CLEAR_DIRTY_LOG: c_ulong = ioctl_expr(_IOC_READ | _IOC_WRITE, KVMIO, 0xc0, size::<kvm_clear_dirty_log>());
+const KVM_IOEVENTFD: c_ulong = ioctl_expr(_IOC_WRITE, KVMIO, 0x79, size::<kvm_ioeventfd>());
 const KVM_GET_TSC_KHZ: c_ulong = ioctl_expr(_IOC_NONE, KVMIO, 0xa3, 0);
 const KVM_GET_SREGS2: c_ulong = ioctl_expr(_IOC_READ, KVMIO, 0xcc, size::<kvm_sregs2>());
 const KVM_SET_SREGS2: c_ulong = ioctl_expr(_IOC_WRITE, KVMIO, 0xcd, size::<kvm_sregs2>());
@@ -60,6 +64,31 @@ pub fn clear_dirty_log(vm: &VmFd, slot: u32, first: u64, pages: u32, words: &[u6
     };
     // SAFETY: the kernel reads a bit per page, and there are so many as just checked. It writes none of them.
     result(unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG, &log) })
+}
+
+/// Has KVM signal an eventfd when the guest writes at its place, in I/O ports or in memory, instead of leaving the guest.
+pub fn add_ioeventfd(vm: &VmFd, ports: bool, section: &EventFdSection) -> io::Result<()> {
+    set_ioeventfd(vm, ports, section, 0)
+}
+
+/// Takes an [`add_ioeventfd`] back.
+pub fn remove_ioeventfd(vm: &VmFd, ports: bool, section: &EventFdSection) -> io::Result<()> {
+    set_ioeventfd(vm, ports, section, 1 << kvm_ioeventfd_flag_nr_deassign)
+}
+
+fn set_ioeventfd(vm: &VmFd, ports: bool, section: &EventFdSection, flags: u32) -> io::Result<()> {
+    let matching = u32::from(section.match_data.is_some()) << kvm_ioeventfd_flag_nr_datamatch;
+    let ports = u32::from(ports) << kvm_ioeventfd_flag_nr_pio;
+    let ioeventfd = kvm_ioeventfd {
+        datamatch: section.match_data.unwrap_or(0),
+        addr: section.guest_address,
+        len: section.size.into(),
+        fd: section.eventfd.as_raw_fd(),
+        flags: flags | matching | ports,
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads one such structure, and keeps the eventfd by a reference of its own.
+    result(unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD, &ioeventfd) })
 }
 
 /// The system registers with the page-directory pointers.
