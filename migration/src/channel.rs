@@ -436,15 +436,18 @@ mod tests {
             end: None,
         });
         thread::scope(|scope| {
-            // Each byte is waited for by itself, for together longer than the silence that is allowed for one.
+            // Byte by byte, never silent, and together for longer than the silence that is allowed.
+            const LENGTH: usize = 16 << 20;
             let slow = scope.spawn(move || {
-                for byte in 0..8 {
-                    thread::sleep(Duration::from_millis(80));
-                    far.send(&[&[byte]]).expect("a live peer");
+                let (began, mut sent) = (Instant::now(), 0);
+                while began.elapsed() < Duration::from_millis(600) {
+                    far.send(&[&[0]]).expect("a live peer");
+                    sent += 1;
                 }
+                far.send(&[&vec![0; LENGTH - sent]]).expect("a live peer");
                 far
             });
-            near.receive(&mut [0; 8]).expect("a slow peer is alive");
+            near.receive(&mut vec![0; LENGTH]).expect("a slow peer is alive");
             let far = slow.join().expect("no panic");
             near.set_patience(Patience {
                 silence: Duration::from_secs(20),

@@ -65,6 +65,11 @@ pub fn check_prefix(bytes: &[u8; PREFIX_LEN]) -> Result<u32, PrefixError> {
     }
 }
 
+/// Whether a snapshot or stream can begin with these bytes, of which there may be fewer than a prefix has.
+pub(crate) fn may_begin_with(bytes: &[u8]) -> bool {
+    bytes.iter().zip(MAGIC).all(|(found, wanted)| *found == wanted)
+}
+
 /// Who a VM is. The VM's own identity stays through every transfer; the instance's is new wherever a VM begins to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {

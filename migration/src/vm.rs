@@ -182,7 +182,8 @@ pub trait SourceVm: Send + Sync {
     fn dirty_log_stop(&self);
 
     /// Takes all vCPUs out of the guest and reads the accelerator's state into the objects, once. Afterwards nothing
-    /// writes RAM or state until [`Self::resume`]. Pausing a paused machine does nothing.
+    /// writes RAM or state until [`Self::resume`]. A machine that its user has stopped is only held, and stays stopped after
+    /// that. One that a transfer holds already refuses: two transfers at a time would each let it go on under the other.
     ///
     /// # Errors
     ///

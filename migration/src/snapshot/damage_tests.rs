@@ -268,6 +268,19 @@ fn a_record_of_another_file_does_not_fit() {
 }
 
 #[test]
+fn a_short_file_that_does_not_begin_like_a_snapshot_is_none_and_not_the_rest_of_one() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("hostname");
+    std::fs::write(&path, "host\n").expect("written");
+    let error = inspect(&path).expect_err("no snapshot");
+    assert!(matches!(error, SnapshotError::Prefix { .. }), "{error}");
+    assert!(error.to_string().contains("no Tern snapshot"), "{error}");
+    std::fs::write(&path, "TERN\r").expect("written");
+    let error = inspect(&path).expect_err("the rest is missing");
+    assert!(matches!(error, SnapshotError::Truncated { .. }), "{error}");
+}
+
+#[test]
 fn a_length_beyond_the_file_is_not_allocated() {
     let victim = Victim::new();
     let (_, schemas) = victim.parts[2].clone();

@@ -262,7 +262,12 @@ impl SnapshotFile {
             length: metadata.len(),
         };
         let mut prefix = [0; PREFIX_LEN];
-        file.read(Part::Prefix, 0, &mut prefix)?;
+        // A file that is too short to be one is no snapshot; only what begins like one has lost the rest.
+        let there = usize::try_from(file.length).map_or(PREFIX_LEN, |length| length.min(PREFIX_LEN));
+        file.read(Part::Prefix, 0, &mut prefix[..there])?;
+        if header::may_begin_with(&prefix[..there]) {
+            file.read(Part::Prefix, 0, &mut prefix)?;
+        }
         header::check_prefix(&prefix).map_err(|source| SnapshotError::Prefix {
             path: path.to_owned(),
             source,

@@ -20,6 +20,7 @@
 pub mod client;
 mod commands;
 mod framer;
+mod json;
 pub mod place;
 mod qmp;
 mod replies;

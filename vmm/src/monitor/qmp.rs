@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::replies;
+use super::{json, replies};
 use crate::control::{ControlError, Event, JobId};
 
 /// The class of an error, as far as QMP tells errors apart.
@@ -63,7 +63,7 @@ pub(super) struct Request {
 
 /// Reads a request. The id comes first, because an error must carry it too.
 pub(super) fn read_request(text: &[u8]) -> (Option<Value>, Result<Request, QmpError>) {
-    let mut object = match serde_json::from_slice(text) {
+    let mut object = match json::parse(text) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return (None, Err(QmpError::generic("QMP input must be a JSON object"))),
         Err(error) => return (None, Err(QmpError::generic(format!("JSON parse error, {error}")))),
@@ -211,6 +211,10 @@ mod tests {
     #[test]
     fn an_unsound_envelope_is_refused_with_the_member_named() {
         assert!(refused("{]").starts_with("JSON parse error"));
+        let twice = refused(r#"{"execute":"query-status","execute":"quit"}"#);
+        assert!(twice.contains(r#""execute" is given twice"#), "{twice}");
+        let twice = refused(r#"{"execute":"migrate","arguments":{"uri":"tcp:h:1","uri":"tcp:h:2"}}"#);
+        assert!(twice.contains(r#""uri" is given twice"#), "{twice}");
         assert_eq!(refused("{}"), "QMP input lacks member 'execute'");
         assert_eq!(
             refused(r#"{"execute":1}"#),

@@ -171,19 +171,25 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<Line> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut reader = BufReader::new(stream);
-        let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
-            let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-            bytes.clear();
-            if sender
-                .send(Line {
-                    at: Instant::now(),
-                    text,
-                })
-                .is_err()
-            {
-                return;
+        let (mut bytes, mut at) = (Vec::new(), Instant::now());
+        let line = |bytes: &mut Vec<u8>, at| Line {
+            at,
+            text: String::from_utf8_lossy(&std::mem::take(bytes)).trim_end().to_owned(),
+        };
+        while let Ok(chunk @ [_, ..]) = reader.fill_buf() {
+            at = Instant::now();
+            let length = chunk.len();
+            for piece in chunk.split_inclusive(|&byte| byte == b'\n') {
+                bytes.extend_from_slice(piece);
+                if piece.ends_with(b"\n") && sender.send(line(&mut bytes, at)).is_err() {
+                    return;
+                }
             }
+            reader.consume(length);
+        }
+        // What was said of a last line came when it came, and not when the stream ended.
+        if !bytes.is_empty() {
+            let _ = sender.send(line(&mut bytes, at));
         }
     });
     receiver
@@ -209,6 +215,15 @@ mod tests {
         assert_eq!(guest.verify().expect("a verdict"), 12);
         guest.type_key("\n").expect("input is taken");
         guest.end().expect("it ends well");
+    }
+
+    #[test]
+    fn half_a_line_came_when_it_came_and_not_when_the_process_ended() {
+        let mut guest = guest("printf 'beat 1\nbea'; read -r key; exit 0");
+        guest.beat().expect("a heartbeat");
+        let before_its_end = Instant::now();
+        guest.type_key("\n").expect("input is taken");
+        assert!(guest.end().expect("it ends well") < before_its_end);
     }
 
     #[test]

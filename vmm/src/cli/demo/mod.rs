@@ -220,9 +220,10 @@ impl Demo {
         let pause = migration["x-tern-downtime-us"].as_u64().unwrap_or_default();
         self.tell(
             &format!(
-                "Moved it to another process over TCP in {took:.1?}: {sent} sent, paused for {}, {gap:.1?} between its last \
+                "Moved it to another process over TCP in {took:.1?}: {sent} sent, paused for {}, {} between its last \
                  beat here and its first there. The sender is gone, and all {pages} pages are right.",
-                millis(pause)
+                millis(pause),
+                gap_as_read(gap),
             ),
             &json!({
                 "step": "migrate",
@@ -247,6 +248,15 @@ impl Demo {
     }
 }
 
+/// A gap between two lines that two threads read, of which the one that came first may have been read last.
+fn gap_as_read(gap: Duration) -> String {
+    if gap < Duration::from_micros(100) {
+        "less than 0.1 ms".to_owned()
+    } else {
+        format!("{gap:.1?}")
+    }
+}
+
 fn failed(step: &str, why: impl Into<String>) -> CliError {
     CliError::Demo {
         step: step.to_owned(),
@@ -256,4 +266,15 @@ fn failed(step: &str, why: impl Into<String>) -> CliError {
 
 fn cannot_start(step: &str, error: &io::Error) -> CliError {
     failed(step, format!("vm cannot be started: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_never_shown_as_none_at_all() {
+        assert_eq!(gap_as_read(Duration::ZERO), "less than 0.1 ms");
+        assert_eq!(gap_as_read(Duration::from_micros(8240)), "8.2ms");
+    }
 }
