@@ -51,6 +51,9 @@ pub(super) fn load<M: GuestMemoryBackend>(
         PvhBootCapability::PvhEntryPresent(entry) => Some(entry.0),
         PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => None,
     };
+    if pvh_entry.is_none() && is_program(kernel) {
+        return Err(BootError::Kernel(KernelFault::Program));
+    }
     let entry = loaded.kernel_load.0;
     if pvh_entry.is_none() && !segments(kernel).any(|segment| segment.contains(entry)) {
         return Err(BootError::Kernel(KernelFault::NoEntry));
@@ -84,10 +87,8 @@ fn field(kernel: &[u8], at: usize, bytes: usize) -> Option<u64> {
     Some(u64::from_le_bytes(value))
 }
 
-/// The loadable segments of `kernel`. linux-loader keeps its own list to itself, and does not clear what lies beyond a
-/// segment's bytes of the file.
-fn segments(kernel: &[u8]) -> impl Iterator<Item = Segment> {
-    const LOAD: u64 = 1;
+/// Types and places in the file of the program headers of `kernel`.
+fn program_headers(kernel: &[u8]) -> impl Iterator<Item = (u64, usize)> {
     let table = field(kernel, 32, 8)
         .and_then(|at| usize::try_from(at).ok())
         .unwrap_or(usize::MAX);
@@ -96,7 +97,24 @@ fn segments(kernel: &[u8]) -> impl Iterator<Item = Segment> {
         .unwrap_or(0);
     (0..count).filter_map(move |index| {
         let at = table.checked_add(index * PROGRAM_HEADER)?;
-        (field(kernel, at, 4)? == LOAD).then_some(())?;
+        Some((field(kernel, at, 4)?, at))
+    })
+}
+
+/// Whether this is a program such as /bin/sh, which wants an interpreter, or to be relocated from address 0 on.
+fn is_program(kernel: &[u8]) -> bool {
+    const INTERPRETER: u64 = 3;
+    const LOWEST: u64 = 1 << 20;
+    program_headers(kernel).any(|(kind, _)| kind == INTERPRETER)
+        || segments(kernel).any(|segment| segment.address < LOWEST)
+}
+
+/// The loadable segments of `kernel`. linux-loader keeps its own list to itself, and does not clear what lies beyond a
+/// segment's bytes of the file.
+fn segments(kernel: &[u8]) -> impl Iterator<Item = Segment> {
+    const LOAD: u64 = 1;
+    program_headers(kernel).filter_map(move |(kind, at)| {
+        (kind == LOAD).then_some(())?;
         Some(Segment {
             address: field(kernel, at.checked_add(24)?, 8)?,
             file_bytes: field(kernel, at.checked_add(32)?, 8)?,
@@ -173,6 +191,22 @@ mod tests {
         let kernel = elf(8 * MIB, &[(MIB, b"code", 0x1000)]);
         let error = load(&guest_memory(16 * MIB), &kernel, 16 * MIB, true).expect_err("refused");
         assert!(error.to_string().contains("entry"), "{error}");
+    }
+
+    #[test]
+    fn a_program_is_no_kernel() {
+        let refused = |file: &[u8]| {
+            load(&guest_memory(16 * MIB), file, 16 * MIB, true)
+                .expect_err("refused")
+                .to_string()
+        };
+        // Relocated from 0 on, as a static program is.
+        let error = refused(&elf(0x100, &[(0, b"code", 0x1000), (0x2000, b"data", 0x1000)]));
+        assert!(error.contains("program"), "{error}");
+        // With an interpreter beside its code.
+        let mut linked = elf(MIB, &[(MIB, b"code", 0x1000), (2 * MIB, b"/lib/ld", 7)]);
+        linked[64 + PROGRAM_HEADER] = 3;
+        assert!(refused(&linked).contains("program"));
     }
 
     #[test]

@@ -117,6 +117,11 @@ pub enum KernelFault {
         "is an ELF file with neither a PVH note (Linux has one when built with CONFIG_PVH) nor an entry in a segment"
     )]
     NoEntry,
+    /// It is an ELF file that something else runs.
+    #[error(
+        "is a program for an operating system, and no kernel: a kernel is loaded at 1 MiB or above, and by nobody's help"
+    )]
+    Program,
     /// The file ends before what its header announces.
     #[error("is a bzImage that is cut short")]
     CutShort,

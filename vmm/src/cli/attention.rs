@@ -2,16 +2,17 @@
 
 use serde_json::json;
 
-use super::messages::Messages;
+use super::{error::CliError, messages::Messages};
 use crate::{
     control::{Event, EventSink, MigrationInfo, MigrationStatus},
     event_loop::LoopHandle,
-    monitor::place::VmName,
+    monitor::place::VmAddress,
 };
 
 /// Tells of migrations whose end leaves something to be done.
 pub(super) struct Attention {
-    pub(super) name: VmName,
+    /// The VM, as commands take it.
+    pub(super) address: VmAddress,
     pub(super) messages: Messages,
     pub(super) event_loop: LoopHandle,
 }
@@ -19,24 +20,33 @@ pub(super) struct Attention {
 impl EventSink for Attention {
     fn event(&self, event: &Event) {
         let Event::Migration(account) = event else { return };
-        let Some((kind, why)) = wanted(account) else { return };
-        let (name, messages, why) = (self.name.clone(), self.messages, why.to_owned());
+        let Some((kind, text)) = wanted(&self.address, account) else {
+            return;
+        };
+        let (name, messages) = (self.address.to_string(), self.messages);
+        let why = account.error.clone();
         // Whoever causes an event is not to wait for the one who reads stderr.
         self.event_loop.defer(move |_| {
-            let fields = json!({ "name": name.as_str(), "why": why });
-            messages.news(kind, format_args!("{name}: {why}"), fields);
+            let fields = json!({ "name": name, "why": why });
+            messages.news(kind, format_args!("{name}: {text}"), fields);
         });
     }
 }
 
-/// What is to be done after a migration with this account, if anything is.
-fn wanted(account: &MigrationInfo) -> Option<(&'static str, &str)> {
-    let kind = match account.status {
-        MigrationStatus::Completed => "source-not-told",
-        MigrationStatus::Undecided => "undecided",
-        _ => return None,
-    };
-    Some((kind, account.error.as_deref()?))
+/// What is to be done after a migration with this account, if anything is: what kind of news it is, and the text.
+fn wanted(address: &VmAddress, account: &MigrationInfo) -> Option<(&'static str, String)> {
+    let why = account.error.clone();
+    match account.status {
+        MigrationStatus::Completed => Some(("source-not-told", why?)),
+        MigrationStatus::Undecided => {
+            let error = CliError::Undecided {
+                address: address.clone(),
+                why: why.unwrap_or_default(),
+            };
+            Some(("undecided", error.to_string()))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +59,7 @@ mod tests {
             error: error.map(str::to_owned),
             ..MigrationInfo::default()
         };
-        wanted(&account).map(|(kind, _)| kind)
+        wanted(&"a".parse().expect("a name"), &account).map(|(kind, _)| kind)
     }
 
     #[test]

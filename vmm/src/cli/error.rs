@@ -19,6 +19,9 @@ pub enum CliError {
     /// No such VM runs.
     #[error("there is no VM {0}; \"vm ps\" lists those that there are")]
     NoSuchVm(VmAddress),
+    /// Neither a VM nor a file is called so.
+    #[error("there is neither a VM nor a snapshot file {0:?}; \"vm ps\" lists the VMs that there are")]
+    NoSuchVmOrFile(PathBuf),
     /// A VM could not be talked to, or refused.
     #[error("{address}: {error}")]
     Vm {
@@ -104,7 +107,7 @@ impl CliError {
 
     pub(super) fn exit_code(&self) -> Exit {
         match self {
-            Self::NoSuchVm(_) => Exit::NoSuchVm,
+            Self::NoSuchVm(_) | Self::NoSuchVmOrFile(_) => Exit::NoSuchVm,
             Self::NotMoved { .. } => Exit::NotMoved,
             Self::Undecided { .. } => Exit::Undecided,
             _ => Exit::Failed,

@@ -20,7 +20,7 @@ use crate::{
     event_loop::{EventLoop, Interest, LoopHandle},
     monitor::{
         MonitorServer,
-        place::{Place, VmName},
+        place::{Place, VmAddress, VmName},
     },
     signals::SignalFd,
     unix_socket::PrivateListener,
@@ -54,6 +54,8 @@ pub struct Foreground {
     place: Place,
     name: VmName,
     named_by_user: bool,
+    /// The VM, as commands take it.
+    address: VmAddress,
     messages: Messages,
 }
 
@@ -71,6 +73,10 @@ impl Foreground {
         let mut event_loop = EventLoop::new().map_err(CliError::Process)?;
         let console = Console::open(&args.console, &mut event_loop)?;
         let named_by_user = args.name.is_some();
+        let address = match &args.control {
+            None => VmAddress::Name(name.clone()),
+            Some(path) => VmAddress::Socket(std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+        };
         Ok(Self {
             console,
             event_loop,
@@ -79,6 +85,7 @@ impl Foreground {
             place,
             name,
             named_by_user,
+            address,
             messages,
         })
     }
@@ -119,6 +126,7 @@ impl Foreground {
             place,
             name,
             named_by_user,
+            address,
             messages,
         } = self;
         if let Some(pty) = console.pty().filter(|_| !messages.is_json()) {
@@ -146,7 +154,7 @@ impl Foreground {
         // It may have ended before anybody was told.
         watch.look();
         vm.subscribe(Arc::new(Attention {
-            name: name.clone(),
+            address,
             messages,
             event_loop: event_loop.handle(),
         }));

@@ -51,6 +51,7 @@ fn find(what: &Path) -> Result<Found, CliError> {
         Some(VmAddress::Socket(_)) if is_file => Ok(Found::File),
         Some(address) => match Talk::to(&address) {
             Err(CliError::NoSuchVm(_) | CliError::Place(_)) if is_file => Ok(Found::File),
+            Err(CliError::NoSuchVm(_)) => Err(CliError::NoSuchVmOrFile(what.to_owned())),
             talk => Ok(Found::Vm(talk?)),
         },
         None => Ok(Found::File),
@@ -120,7 +121,7 @@ mod tests {
     fn a_path_to_a_file_is_a_snapshot_and_a_path_to_nothing_is_no_vm() {
         let dir = TempDir::new();
         let file = dir.path().join("a.tern");
-        assert!(matches!(find(&file), Err(CliError::NoSuchVm(_))));
+        assert!(matches!(find(&file), Err(CliError::NoSuchVmOrFile(_))));
         std::fs::write(&file, "").expect("a writable directory");
         assert!(matches!(find(&file), Ok(Found::File)));
     }

@@ -1,12 +1,12 @@
 //! What takes long: sending, saving and receiving, one at a time, each on a thread of its own.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use migration::cancel::CancelToken;
+use migration::cancel::{CancelToken, TooLate};
 use migration::phases::Phase;
 use migration::precopy::{self, Failure, ReceiveError, ReceiveOptions, Receiver, SendOptions, SourceState};
 use migration::progress::Progress;
@@ -53,6 +53,8 @@ struct Job {
     to: Option<String>,
     listening: Option<String>,
     state: Mutex<State>,
+    /// It is cancelled because the program ends, which is told by who ends it.
+    quitting: AtomicBool,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl Job {
             to,
             listening,
             state: Mutex::default(),
+            quitting: AtomicBool::new(false),
         }))
     }
 
@@ -341,9 +344,10 @@ impl Jobs {
                 }
                 Err(ReceiveError::Failed(Failure::Cancelled)) => {
                     job.end(MigrationStatus::Cancelled, None, None);
-                    job.status.end(Ending::Failed(
-                        "the migration was cancelled; no guest has arrived".to_owned(),
-                    ));
+                    if !job.quitting.load(Ordering::Acquire) {
+                        let why = "the migration was cancelled; no guest has arrived";
+                        job.status.end(Ending::Failed(why.to_owned()));
+                    }
                 }
                 Err(error) => {
                     job.end(MigrationStatus::Failed, Some(error.to_string()), None);
@@ -362,10 +366,16 @@ impl Jobs {
 
     /// The program is about to end: a transfer that can still be stopped is.
     pub(super) fn cancel_for_quit(&self) -> Quit {
-        match &*self.current.lock() {
-            // A receiver that has said that it is ready can end as well: the source has the guest whole.
-            Some(job) if !job.is_over() && job.cancel.cancel().is_err() && job.to.is_some() => Quit::LosesTheGuest,
-            _ => Quit::IsFine,
+        let current = self.current.lock();
+        let Some(job) = current.as_ref().filter(|job| !job.is_over()) else {
+            return Quit::IsFine;
+        };
+        // A receiver can end also when it has said that it is ready: the source has the guest whole.
+        let receives = job.to.is_none();
+        job.quitting.store(receives, Ordering::Release);
+        match job.cancel.cancel() {
+            Err(TooLate) if !receives => Quit::LosesTheGuest,
+            Ok(()) | Err(TooLate) => Quit::IsFine,
         }
     }
 
@@ -394,7 +404,12 @@ fn sent_to_the_end(job: &Arc<Job>, sent: Result<SendReport, precopy::SendError>)
                 (SourceState::Resumed, Failure::Cancelled) => MigrationStatus::Cancelled,
                 _ => MigrationStatus::Failed,
             };
-            job.end(status, Some(error.to_string()), None);
+            // What to do about an undecided one is said by whoever knows what its user calls the VM.
+            let why = match status {
+                MigrationStatus::Undecided => error.failure.to_string(),
+                _ => error.to_string(),
+            };
+            job.end(status, Some(why), None);
         }
     }
 }

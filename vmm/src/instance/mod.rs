@@ -452,6 +452,20 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_that_is_asked_to_quit_has_not_failed() {
+        let dir = TempDir::new();
+        let uri = format!("unix:{}", dir.path().join("s").display());
+        // Which of the two threads comes first is chance.
+        for _ in 0..50 {
+            let receiver = instance();
+            receiver.migrate_incoming(&uri).expect("listens");
+            receiver.quit(ShutdownReason::HostQmpQuit).expect("nothing is lost");
+            assert_eq!(wait_until_over(&receiver).status, MigrationStatus::Cancelled);
+            assert_eq!(receiver.ending(), Some(Ending::Quit(ShutdownReason::HostQmpQuit)));
+        }
+    }
+
+    #[test]
     fn a_receiver_that_could_not_tell_its_source_says_so_and_what_to_do_there() {
         let dir = TempDir::new();
         let uri = format!("unix:{}", dir.path().join("s").display());

@@ -136,6 +136,15 @@ pub enum PlaceError {
     /// The socket could not be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The user's own place for the socket cannot be used.
+    #[error("cannot make the control socket {path:?}: {error}; choose another --control")]
+    Control {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
     /// Anything that the system refuses.
     #[error(
         "cannot use {path:?} for control sockets: {error}; set XDG_RUNTIME_DIR to a folder of yours, or give --control PATH"
@@ -185,7 +194,13 @@ impl Place {
                 )
             }
         };
-        let lock = LockFile::take(&lock).map_err(|error| PlaceError::Io { path: lock, error })?;
+        let lock = LockFile::take(&lock).map_err(|error| match control {
+            Some(path) => PlaceError::Control {
+                path: path.to_owned(),
+                error,
+            },
+            None => PlaceError::Io { path: lock, error },
+        })?;
         Ok(Self {
             socket,
             _lock: lock.ok_or_else(taken)?,
@@ -378,6 +393,17 @@ mod tests {
             "nothing is left behind"
         );
         Place::claim(&name, Some(&control)).expect("free again");
+    }
+
+    #[test]
+    fn a_place_of_ones_own_that_cannot_be_had_is_named_with_the_option() {
+        let nowhere = Path::new("/nonexistent/control");
+        let error = Place::claim(&VmName::of_this_process(), Some(nowhere)).expect_err("no such folder");
+        let error = error.to_string();
+        assert!(
+            error.contains("/nonexistent/control\"") && error.contains("another --control"),
+            "{error}"
+        );
     }
 
     #[test]
