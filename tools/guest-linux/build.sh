@@ -97,7 +97,7 @@ build() {
 		-fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -fcf-protection=none
 		-Wl,--build-id=none,-z,noseparate-code -s)
 	mkdir -p "$obj/root"
-	for p in init memcheck; do
+	for p in init memcheck smpcheck; do
 		gcc "${flags[@]}" -o "$obj/root/$p" "$here/initramfs/$p.c"
 	done
 	list=$obj/root/list
@@ -107,6 +107,7 @@ build() {
 		dir /bin 755 0 0
 		file /init $obj/root/init 755 0 0
 		file /bin/memcheck $obj/root/memcheck 755 0 0
+		file /bin/smpcheck $obj/root/smpcheck 755 0 0
 	EOF
 	"$obj/usr/gen_init_cpio" -t $SOURCE_DATE_EPOCH "$list" >"$obj/root/initrd-min.cpio"
 	echo "file /bin/busybox $busybox 755 0 0" >>"$list"
