@@ -26,20 +26,17 @@ impl Wanderer {
     #[must_use]
     #[track_caller]
     pub fn start(cpus: u32, memory: &str, cmdline: &str) -> Self {
-        let home = Scratch::new();
         let cpus = cpus.to_string();
-        let mut vm = home.start(&[
-            "run",
-            "--name",
-            NAME,
-            "--cpus",
-            &cpus,
-            "--memory",
-            memory,
-            "--cmdline",
-            cmdline,
-        ]);
-        vm.wait_ready();
+        let mut guest = Self::launch(&["--cpus", &cpus, "--memory", memory, "--cmdline", cmdline]);
+        guest.vm.wait_ready();
+        guest
+    }
+
+    /// Starts a guest with these arguments of `vm run`.
+    #[must_use]
+    pub fn launch(args: &[&str]) -> Self {
+        let home = Scratch::new();
+        let vm = home.start(&[&["run", "--name", NAME], args].concat());
         Self {
             vm,
             home,

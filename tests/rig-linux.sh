@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# A distribution's own kernel as the guest of Tern, on the stock kvm_amd module: Debian's vmlinuz with an initramfs and two
+# processors, on an emulated machine with Debian's kernel (tools/rig). Takes about ten minutes and is therefore no part of
+# .ci/run; run it when something under vmm/src/accel/kvm, vmm/src/boot, hw/src/i386 or hw/src/acpi changes.
+#
+#   tests/rig-linux.sh                            builds vm and the guest's initramfs, and checks them
+#   tests/rig-linux.sh VM KERNEL INITRD           checks these
+#   tests/rig-linux.sh --here VM KERNEL INITRD    the same checks on this machine's own /dev/kvm
+#
+# CHECKS=REGEX picks checks by name. The exit status is 0 if all went well.
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+# shellcheck source-path=SCRIPTDIR
+. "$here/rig/checks.sh"
+
+bad=' BAD |Kernel panic|BUG:|Oops|WARNING:|rcu: INFO|soft lockup'
+quiet='console=ttyS0 panic=-1 quiet loglevel=4'
+# Two processors that check clocks, timers, interrupts between them, registers and memory, some of which is rewritten.
+smpcheck="$quiet tern.run=smpcheck tern.mib=32 tern.rate=5 tern.beat=1000"
+
+# boots NAME CPUS CMDLINE: up to userland
+boots() {
+	start "$1" run --kernel "$kernel" --initrd "$initrd" --cpus "$2" --memory 256M --cmdline "$3"
+	await "$1" '^GUEST-READY'
+}
+
+# checks_itself NAME: all processors have gone on with every kind of check, and the memory is whole
+checks_itself() {
+	local before after
+	await "$1" '^beat .*cpus=2'
+	before=$line
+	verify "$1"
+	# Every count is higher than before: rounds, timers, mails, of the processor that has done the least.
+	until
+		await "$1" '^beat '
+		after=$line
+		all_higher "$before" "$after"
+	do :; done
+}
+
+all_higher() {
+	local key
+	for key in rounds timers mails; do
+		[ "$(count "$key" "$2")" -gt "$(count "$key" "$1")" ] || return 1
+	done
+}
+
+count() { sed "s/.*$1=\([0-9]*\).*/\1/" <<<"$2"; }
+
+# --- the checks ---
+
+# A kernel that is told nothing but its console says how it found its machine.
+boots_and_switches_off() {
+	start a run --kernel "$kernel" --initrd "$initrd" --cpus "$1" --memory 256M \
+		--cmdline 'console=ttyS0 tern.run=off tern.end=poweroff'
+	await a '^GUEST-READY'
+	await a 'reboot: Power down'
+	ends a
+	grep -q 'Using ACPI (MADT) for SMP configuration information' a.transcript || die 'the kernel has found no MADT'
+	grep -q 'clocksource: Switched to clocksource kvm-clock' a.transcript || die 'the kernel does not use kvmclock'
+	grep -Eq "smp: Brought up 1 node, $1 CPU|SMP disabled" a.transcript || die "the kernel has not found $1 processors"
+	grep -q 'ttyS0 at I/O 0x3f8 (irq = [0-9]*,.* is a 16550A' a.transcript || die 'the kernel has found no serial port'
+}
+
+# Without ACPI it goes by the MP table.
+boots_by_the_mp_table() {
+	start a run --kernel "$kernel" --initrd "$initrd" --cpus 2 --memory 256M --cmdline 'console=ttyS0 acpi=off tern.run=off'
+	await a '^GUEST-READY'
+	await a 'reboot: Restarting system'
+	await a '^GUEST-READY'
+	killed a
+	grep -q 'smp: Brought up 1 node, 2 CPU' a.transcript || die 'the kernel has not found 2 processors'
+}
+
+
+# The life of a guest: saved, restored, moved three times, restarted from inside, switched off.
+life() {
+	boots a 2 "$smpcheck tern.end=poweroff"
+	checks_itself a
+	ask snapshot a a.tern
+	checks_itself a
+	killed a
+	start b restore a.tern
+	checks_itself b
+	moves_on b c tcp:127.0.0.1:0
+	moves_on c d "unix:$PWD/d.migrate"
+	moves_on d e tcp:127.0.0.1:0
+	rm a.tern
+	# It boots from what came with it.
+	type_keys e r
+	await e '^GUEST-READY'
+	checks_itself e
+	type_keys e q
+	await e 'reboot: Power down'
+	ends e
+}
+
+# moves_on FROM TO URI: a live migration, after which the guest goes on with every kind of check
+moves_on() {
+	moves "$@"
+	checks_itself "$2"
+}
+
+checks=('boots_and_switches_off 2' 'boots_and_switches_off 1' 'boots_by_the_mp_table' 'life')
+
+cd "$here/.."
+where=rig
+case ${1:-} in --here | --inside) where=${1#--} && shift ;; esac
+if [ $# -gt 0 ]; then
+	mapfile -t files <<<"$(realpath "$@")"
+else
+	cargo build --release -p vmm --bin vm
+	guest=$(tools/guest-linux/build.sh --variant full)
+	# The kernel that the emulated machine runs too.
+	tools/rig --quiet -- true
+	files=("$PWD/target/release/vm" "$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/real-kvm/*/boot/vmlinuz-* | head -n 1)" "$guest/initrd.cpio")
+fi
+vm=${files[0]} kernel=${files[1]} initrd=${files[2]}
+run_at "$where" "$PWD/tests/rig-linux.sh" "${files[@]}"
