@@ -118,9 +118,7 @@ pub enum KernelFault {
     )]
     NoEntry,
     /// It is an ELF file that something else runs.
-    #[error(
-        "is a program for an operating system, and no kernel: a kernel is loaded at 1 MiB or above, and by nobody's help"
-    )]
+    #[error("is a program for an operating system and no kernel")]
     Program,
     /// The file ends before what its header announces.
     #[error("is a bzImage that is cut short")]
