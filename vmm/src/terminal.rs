@@ -119,7 +119,6 @@ mod tests {
         fs::File,
         io::{Read, Write},
         process::Command,
-        time::Duration,
     };
 
     const ENDING: &str = "TERN_TEST_ENDING";
@@ -176,7 +175,7 @@ mod tests {
                 child.try_wait().expect("a child").is_none(),
                 "it ended without having been raw"
             );
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::yield_now();
         }
         let before = tcgetattr(&terminal).expect("a terminal").output_modes;
         assert!(
