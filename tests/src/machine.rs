@@ -87,6 +87,7 @@ impl Site {
             accelerator: accelerator.to_owned(),
             console: Some(terminal.clone()),
             runner: Arc::new(ThreadRunner),
+            hidden_features: Vec::new(),
         };
         Self { host, terminal }
     }

@@ -5,12 +5,15 @@
 //! included, so a guest never sees a feature whose state a snapshot would forget. That is why machine checks,
 //! performance counters, nested virtualisation, control-flow enforcement and AMX are absent.
 
+use std::fmt;
+
+use super::cpuid::CpuidBit;
 use super::cpuid::CpuidRegister::{self, Eax, Ebx, Ecx, Edx};
 
 /// A feature of a processor that CPUID announces by one bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuFeature {
-    /// The name, as QEMU and the Linux kernel spell it.
+    /// The name, as QEMU spells it.
     pub name: &'static str,
     /// The leaf of the bit.
     pub leaf: u32,
@@ -29,10 +32,28 @@ impl CpuFeature {
         1 << self.bit
     }
 
-    /// The feature called `name`.
+    /// Where CPUID announces it.
+    #[must_use]
+    pub fn place(&self) -> CpuidBit {
+        CpuidBit {
+            leaf: self.leaf,
+            subleaf: self.subleaf,
+            register: self.register,
+            bit: self.bit,
+        }
+    }
+
+    /// The feature whose name is `name`; [`Self::called`] knows other spellings as well.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static CpuFeature> {
         CPU_FEATURES.iter().find(|feature| feature.name == name)
+    }
+}
+
+impl fmt::Display for CpuFeature {
+    /// The name, and where manuals have it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.place())
     }
 }
 
@@ -54,7 +75,7 @@ const KVM: u32 = super::cpuid::LEAF_KVM_FEATURES;
 /// Every feature that Tern can give to a guest, in order of leaf, subleaf, register and bit.
 #[rustfmt::skip]
 pub const CPU_FEATURES: &[CpuFeature] = &[
-    row("sse3", 1, 0, Ecx, 0), row("pclmulqdq", 1, 0, Ecx, 1), row("ssse3", 1, 0, Ecx, 9), row("fma", 1, 0, Ecx, 12),
+    row("pni", 1, 0, Ecx, 0), row("pclmulqdq", 1, 0, Ecx, 1), row("ssse3", 1, 0, Ecx, 9), row("fma", 1, 0, Ecx, 12),
     row("cx16", 1, 0, Ecx, 13), row("pcid", 1, 0, Ecx, 17), row("sse4.1", 1, 0, Ecx, 19), row("sse4.2", 1, 0, Ecx, 20),
     row("x2apic", 1, 0, Ecx, 21), row("movbe", 1, 0, Ecx, 22), row("popcnt", 1, 0, Ecx, 23),
     row("tsc-deadline", 1, 0, Ecx, 24), row("aes", 1, 0, Ecx, 25), row("xsave", 1, 0, Ecx, 26), row("avx", 1, 0, Ecx, 28),
@@ -66,8 +87,10 @@ pub const CPU_FEATURES: &[CpuFeature] = &[
     row("mmx", 1, 0, Edx, 23), row("fxsr", 1, 0, Edx, 24), row("sse", 1, 0, Edx, 25), row("sse2", 1, 0, Edx, 26),
     row("ss", 1, 0, Edx, 27),
     row("arat", 6, 0, Eax, 2),
-    row("fsgsbase", 7, 0, Ebx, 0), row("tsc-adjust", 7, 0, Ebx, 1), row("bmi1", 7, 0, Ebx, 3), row("avx2", 7, 0, Ebx, 5),
+    row("fsgsbase", 7, 0, Ebx, 0), row("tsc-adjust", 7, 0, Ebx, 1), row("bmi1", 7, 0, Ebx, 3), row("hle", 7, 0, Ebx, 4),
+    row("avx2", 7, 0, Ebx, 5),
     row("smep", 7, 0, Ebx, 7), row("bmi2", 7, 0, Ebx, 8), row("erms", 7, 0, Ebx, 9), row("invpcid", 7, 0, Ebx, 10),
+    row("rtm", 7, 0, Ebx, 11),
     row("avx512f", 7, 0, Ebx, 16), row("avx512dq", 7, 0, Ebx, 17), row("rdseed", 7, 0, Ebx, 18), row("adx", 7, 0, Ebx, 19),
     row("smap", 7, 0, Ebx, 20), row("avx512ifma", 7, 0, Ebx, 21), row("clflushopt", 7, 0, Ebx, 23),
     row("clwb", 7, 0, Ebx, 24), row("avx512cd", 7, 0, Ebx, 28), row("sha-ni", 7, 0, Ebx, 29),
@@ -83,7 +106,7 @@ pub const CPU_FEATURES: &[CpuFeature] = &[
     row("avx-vnni", 7, 1, Eax, 4), row("avx512-bf16", 7, 1, Eax, 5), row("fzrm", 7, 1, Eax, 10), row("fsrs", 7, 1, Eax, 11),
     row("fsrc", 7, 1, Eax, 12), row("avx-ifma", 7, 1, Eax, 23),
     row("avx-vnni-int8", 7, 1, Edx, 4), row("avx-ne-convert", 7, 1, Edx, 5),
-    row("psfd", 7, 2, Edx, 0), row("ipred-ctrl", 7, 2, Edx, 1), row("rrsba-ctrl", 7, 2, Edx, 2),
+    row("intel-psfd", 7, 2, Edx, 0), row("ipred-ctrl", 7, 2, Edx, 1), row("rrsba-ctrl", 7, 2, Edx, 2),
     row("bhi-ctrl", 7, 2, Edx, 4), row("mcdt-no", 7, 2, Edx, 5),
     row("xsaveopt", 0xd, 1, Eax, 0), row("xsavec", 0xd, 1, Eax, 1), row("xgetbv1", 0xd, 1, Eax, 2),
     row("xsaves", 0xd, 1, Eax, 3),
@@ -92,6 +115,7 @@ pub const CPU_FEATURES: &[CpuFeature] = &[
     row("kvm-asyncpf-int", KVM, 0, Eax, 14), row("kvmclock-stable-bit", KVM, 0, Eax, 24),
     row("lahf-lm", EXT1, 0, Ecx, 0), row("cr8legacy", EXT1, 0, Ecx, 4), row("abm", EXT1, 0, Ecx, 5),
     row("sse4a", EXT1, 0, Ecx, 6), row("misalignsse", EXT1, 0, Ecx, 7), row("3dnowprefetch", EXT1, 0, Ecx, 8),
+    row("xop", EXT1, 0, Ecx, 11), row("fma4", EXT1, 0, Ecx, 16), row("tbm", EXT1, 0, Ecx, 21), row("topoext", EXT1, 0, Ecx, 22),
     row("syscall", EXT1, 0, Edx, 11), row("nx", EXT1, 0, Edx, 20), row("mmxext", EXT1, 0, Edx, 22),
     row("fxsr-opt", EXT1, 0, Edx, 25), row("pdpe1gb", EXT1, 0, Edx, 26), row("rdtscp", EXT1, 0, Edx, 27),
     row("lm", EXT1, 0, Edx, 29),

@@ -2,12 +2,22 @@
 //!
 //! One table serves all vCPUs of a VM. What differs between them is the APIC id, which [`CpuidTable::for_vcpu`] fills in.
 
-use super::cpu_feature::CpuFeature;
+use std::fmt;
+
+use super::cpu_feature::{CPU_FEATURES, CpuFeature};
 
 /// The basic leaf with the processor's signature, its first features and its initial APIC id.
 pub const LEAF_FEATURES: u32 = 1;
+/// Descriptors of caches, by which Intel's processors refer to [`LEAF_CACHES`].
+pub const LEAF_CACHE_DESCRIPTORS: u32 = 2;
+/// Intel's leaf of caches, a subleaf each.
+pub const LEAF_CACHES: u32 = 4;
+/// The second leaf of features.
+pub const LEAF_STRUCTURED_FEATURES: u32 = 7;
 /// The extended topology leaf.
 pub const LEAF_TOPOLOGY: u32 = 0xb;
+/// The extended topology leaf of processors with dies.
+pub const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 /// The leaf of XSAVE's components.
 pub const LEAF_XSAVE: u32 = 0xd;
 /// The first leaf of the hypervisor's range, with its signature.
@@ -18,15 +28,61 @@ pub const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
 pub const LEAF_FREQUENCIES: u32 = 0x4000_0010;
 /// The first extended leaf.
 pub const LEAF_EXTENDED: u32 = 0x8000_0000;
+/// AMD's leaf of caches, in the form of [`LEAF_CACHES`].
+pub const LEAF_AMD_CACHES: u32 = 0x8000_001d;
+/// AMD's leaf of the processor's place in the topology.
+pub const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
+/// AMD's form of [`LEAF_TOPOLOGY_V2`].
+pub const LEAF_AMD_TOPOLOGY_V2: u32 = 0x8000_0026;
+
+/// A bit of an answer of CPUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuidBit {
+    /// The leaf.
+    pub leaf: u32,
+    /// The subleaf, zero where the leaf has none.
+    pub subleaf: u32,
+    /// The register.
+    pub register: CpuidRegister,
+    /// The number of the bit.
+    pub bit: u8,
+}
+
+impl fmt::Display for CpuidBit {
+    /// As manuals write it: `CPUID 7.0 EBX[5]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CPUID {:X}", self.leaf)?;
+        if has_subleaves(self.leaf) {
+            write!(f, ".{}", self.subleaf)?;
+        }
+        write!(f, " {}[{}]", self.register.name(), self.bit)
+    }
+}
 
 /// One of the four registers in which CPUID answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are the registers'")]
 pub enum CpuidRegister {
     Eax,
     Ebx,
     Ecx,
     Edx,
+}
+
+impl CpuidRegister {
+    /// All four, in the order in which they are listed.
+    pub const ALL: [Self; 4] = [Self::Eax, Self::Ebx, Self::Ecx, Self::Edx];
+
+    /// The name as manuals write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eax => "EAX",
+            Self::Ebx => "EBX",
+            Self::Ecx => "ECX",
+            Self::Edx => "EDX",
+        }
+    }
 }
 
 /// What CPUID answers for one leaf, or for one subleaf of a leaf that has them.
@@ -145,6 +201,23 @@ impl CpuidTable {
             .is_some_and(|entry| entry.register(feature.register) & feature.mask() != 0)
     }
 
+    /// The features that the guest sees.
+    pub fn features(&self) -> impl Iterator<Item = &'static CpuFeature> {
+        CPU_FEATURES.iter().filter(|feature| self.has(feature))
+    }
+
+    /// Lets the guest see `feature`.
+    pub fn give(&mut self, feature: &CpuFeature) {
+        let entry = self.entry_mut(feature.leaf, feature.subleaf);
+        *entry.register_mut(feature.register) |= feature.mask();
+    }
+
+    /// Hides `feature` from the guest.
+    pub fn take(&mut self, feature: &CpuFeature) {
+        let entry = self.entry_mut(feature.leaf, feature.subleaf);
+        *entry.register_mut(feature.register) &= !feature.mask();
+    }
+
     /// The vendor's twelve letters, as leaf 0 spells them.
     #[must_use]
     pub fn vendor(&self) -> [u8; 12] {
@@ -164,7 +237,12 @@ impl CpuidTable {
             match entry.leaf {
                 // Eight bits is all that this leaf has; wider ids are read from the topology leaf.
                 LEAF_FEATURES => entry.ebx = (entry.ebx & 0x00ff_ffff) | (apic_id << 24),
-                LEAF_TOPOLOGY => entry.edx = apic_id,
+                LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2 | LEAF_AMD_TOPOLOGY_V2 => entry.edx = apic_id,
+                LEAF_AMD_TOPOLOGY => {
+                    let threads = ((entry.ebx >> 8) & 0xff) + 1;
+                    entry.eax = apic_id;
+                    entry.ebx = (entry.ebx & !0xff) | ((apic_id / threads) & 0xff);
+                }
                 _ => {}
             }
         }
@@ -219,5 +297,27 @@ mod tests {
             Some((2, 1))
         );
         assert_eq!(table.for_vcpu(0), table);
+    }
+
+    #[test]
+    fn every_leaf_with_an_apic_id_has_the_vcpus_own() {
+        let leaves = [LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2, LEAF_AMD_TOPOLOGY_V2];
+        let mut table = CpuidTable::new(leaves.map(|leaf| CpuidEntry::new(leaf, 1)));
+        // Two threads a core.
+        table.entry_mut(LEAF_AMD_TOPOLOGY, 0).ebx = 0x100;
+        let fourth = table.for_vcpu(3);
+        for leaf in leaves {
+            assert_eq!(fourth.get(leaf, 1).map(|entry| entry.edx), Some(3), "{leaf:#x}");
+        }
+        let place = fourth.get(LEAF_AMD_TOPOLOGY, 0).expect("there");
+        assert_eq!((place.eax, place.ebx), (3, 0x101));
+    }
+
+    #[test]
+    fn bits_are_written_as_in_manuals() {
+        let place = |name| CpuFeature::named(name).expect("known").place().to_string();
+        assert_eq!(place("popcnt"), "CPUID 1 ECX[23]");
+        assert_eq!(place("avx2"), "CPUID 7.0 EBX[5]");
+        assert_eq!(place("lm"), "CPUID 80000001 EDX[29]");
     }
 }

@@ -3,6 +3,8 @@
 pub mod boot_entry;
 pub mod cpu;
 pub mod cpu_feature;
+pub mod cpu_feature_names;
+pub mod cpu_feature_needs;
 pub mod cpu_model;
 pub mod cpu_state;
 pub mod cpuid;

@@ -7,6 +7,7 @@
 use vmstate::state::VmState;
 
 use super::cpu_feature::CpuFeature;
+use super::cpu_model::Lack;
 use super::cpuid::CpuidTable;
 
 /// When a VM has a register.
@@ -59,6 +60,17 @@ pub fn rows_for(cpuid: &CpuidTable) -> impl Iterator<Item = &'static MsrRow> {
     MSRS.iter().filter(|row| row.is_needed(cpuid))
 }
 
+/// The rows that a VM with this table has only because of features that are among `lacks`.
+pub fn rows_lost(cpuid: &CpuidTable, lacks: &[Lack]) -> impl Iterator<Item = &'static MsrRow> {
+    let mut left = cpuid.clone();
+    for lack in lacks {
+        if let Lack::Feature(feature) = lack {
+            left.take(feature);
+        }
+    }
+    rows_for(cpuid).filter(move |row| !row.is_needed(&left))
+}
+
 /// AMD's processors and those of the same design.
 const AMD: MsrNeed = MsrNeed::Vendors(&[b"AuthenticAMD", b"HygonGenuine"]);
 /// Intel's processors and those that are virtualised in the same way.
@@ -74,7 +86,7 @@ const SPECULATION: MsrNeed = MsrNeed::AnyOf(&[
     "amd-stibp",
     "amd-ssbd",
     "amd-psfd",
-    "psfd",
+    "intel-psfd",
     "bhi-ctrl",
 ]);
 
@@ -249,6 +261,9 @@ mod tests {
                 ..CpuidEntry::new(LEAF_EXTENDED + 1, 0)
             },
         ]);
+        let syscall = CpuFeature::named("sep").map(Lack::Feature);
+        let lost: Vec<_> = rows_lost(&long_mode, syscall.as_slice()).map(|row| row.name).collect();
+        assert_eq!(lost, ["sysenter_cs", "sysenter_esp", "sysenter_eip"]);
         assert!(names(&long_mode).contains(&"kernel_gs_base") && names(&long_mode).contains(&"sysenter_cs"));
     }
 }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use hw::core::{AccelTypes, Doorbells, IrqSink};
 use hw::i386::boot_entry::BootEntry;
-use hw::i386::cpu_model::{CpuModel, ModelTable};
+use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpuid::CpuidTable;
 use hw::memory::AddressSpace;
 use hw::timer::clock::TimePolicy;
@@ -104,19 +104,12 @@ pub trait Accelerator: Send + Sync {
     /// The subclasses that stand for a machine's abstract types under this accelerator.
     fn types(&self) -> AccelTypes;
 
-    /// The table that `model` comes to on this host for a VM with `cpus` vCPUs, and what the host lacks of the model.
+    /// What can be given to guests here: what a model comes to, and whether a VM can come here, follow from it.
     ///
     /// # Errors
     ///
     /// Where the host does not say what it supports.
-    fn cpuid(&self, model: &CpuModel, cpus: u32) -> Result<ModelTable, AccelError>;
-
-    /// The features that a VM's `table` offers and this host cannot keep: why the VM must not come here.
-    ///
-    /// # Errors
-    ///
-    /// Where the host does not say what it supports.
-    fn features_lacking(&self, table: &CpuidTable) -> Result<Vec<&'static str>, AccelError>;
+    fn host_cpu(&self) -> Result<HostCpu<'static>, AccelError>;
 
     /// How fast a guest's TSC counts here by default, in kHz; zero where there is none.
     fn tsc_khz(&self) -> u32;

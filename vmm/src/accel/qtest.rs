@@ -11,7 +11,7 @@ use hw::core::{AccelTypes, Doorbells, IrqSink};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_feature::CPU_FEATURES;
-use hw::i386::cpu_model::{CpuModel, HostCpu, ModelTable};
+use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpu_state::CpuState;
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::msr::MsrState;
@@ -178,13 +178,13 @@ struct Platform {
 }
 
 /// A host that has everything.
-fn supported() -> CpuidTable {
-    let mut table = CpuidTable::default();
-    for feature in CPU_FEATURES {
-        let entry = table.entry_mut(feature.leaf, feature.subleaf);
-        *entry.register_mut(feature.register) |= feature.mask();
-    }
-    table
+fn supported() -> &'static CpuidTable {
+    static SUPPORTED: OnceLock<CpuidTable> = OnceLock::new();
+    SUPPORTED.get_or_init(|| {
+        let mut table = CpuidTable::default();
+        CPU_FEATURES.iter().for_each(|feature| table.give(feature));
+        table
+    })
 }
 
 impl Accelerator for Qtest {
@@ -196,18 +196,11 @@ impl Accelerator for Qtest {
         TYPES
     }
 
-    fn cpuid(&self, model: &CpuModel, cpus: u32) -> Result<ModelTable, AccelError> {
-        Ok(model.table(
-            &HostCpu {
-                supported: &supported(),
-                tsc_khz: 0,
-            },
-            cpus,
-        ))
-    }
-
-    fn features_lacking(&self, _: &CpuidTable) -> Result<Vec<&'static str>, AccelError> {
-        Ok(Vec::new())
+    fn host_cpu(&self) -> Result<HostCpu<'static>, AccelError> {
+        Ok(HostCpu {
+            supported: supported(),
+            tsc_khz: 0,
+        })
     }
 
     fn tsc_khz(&self) -> u32 {
@@ -303,7 +296,7 @@ mod tests {
     use super::*;
     use crate::test_support::NoRequests;
     use hw::core::{RealizeCtx, TestDev, realize_device, testdev_register as register};
-    use hw::i386::cpu_model::CPU_MODELS;
+    use hw::i386::cpu_model::{CPU_MODELS, CpuSpec};
     use hw::i386::cpu_state::MpState;
     use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
     use hw::memory::{Backing, RamBlock};
@@ -410,12 +403,10 @@ mod tests {
     #[test]
     fn every_model_can_be_had() {
         let (_board, created) = machine();
+        let host = created.accelerator.host_cpu().expect("it tells");
         for model in CPU_MODELS {
-            assert!(
-                created.accelerator.cpuid(model, 2).expect("a table").missing.is_empty(),
-                "{}",
-                model.name
-            );
+            let spec: CpuSpec = model.name.parse().expect("a model");
+            assert!(spec.table(&host, 2).missing.is_empty(), "{spec}");
         }
     }
 }

@@ -40,6 +40,7 @@ fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<In
         accelerator: accel.to_owned(),
         console: Some(console.sink()),
         runner: Arc::new(OnLoop(foreground.event_loop())),
+        hidden_features: trial.hidden_features.clone(),
     };
     let on_vm = Box::new(move |vm: &Arc<Vm>| console.attach(vm.console()));
     let name = foreground.name().to_string();

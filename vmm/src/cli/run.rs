@@ -45,8 +45,11 @@ pub(super) struct Args {
     /// How much memory, with its unit.
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     pub(super) memory: Size,
-    /// The CPU model; "host" ties the VM to hosts like this one.
-    #[arg(long, value_name = "MODEL")]
+    /// The CPU model, with features switched on and off: x86-64-v2,-popcnt,+aes.
+    ///
+    /// "vm cpu list" has the models. The default is x86-64-v1-1, which runs on every host and moves between all of them;
+    /// "vm cpu baseline" finds the best model that two hosts share; "host" ties the VM to hosts like this one.
+    #[arg(long, value_name = "MODEL[,+FEATURE|-FEATURE]...")]
     pub(super) cpu: Option<String>,
     /// The accelerator.
     #[arg(long, value_name = "NAME", default_value = "kvm")]

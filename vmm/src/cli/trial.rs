@@ -3,6 +3,7 @@
 //! | variable | value |
 //! | --- | --- |
 //! | `TERN_FAULTS` | a plan of faults as [`Plan`] reads it |
+//! | `TERN_HIDDEN_FEATURES` | features of the host's processor that it is to do without, as `popcnt,aes` |
 //! | `TERN_DEADLINES` | how long a peer may take, as `hello=500ms,silence=2s`; the fields of [`Deadlines`] |
 //!
 //! Each fault of a phase is told on stderr as it strikes, and at the end of a transfer each fault of the plan with how
@@ -10,6 +11,7 @@
 
 use std::{env, sync::Arc, time::Duration};
 
+use hw::i386::cpu_feature::CpuFeature;
 use migration::{
     fault::{FaultAction, Faults, NoFaults, PageFault, Plan, phase_name},
     phases::{Phase, Side},
@@ -26,9 +28,13 @@ const FAULTS: &str = "TERN_FAULTS";
 /// The variable with the deadlines.
 const DEADLINES: &str = "TERN_DEADLINES";
 
+/// The variable with the features that this host is to lack.
+const HIDDEN_FEATURES: &str = "TERN_HIDDEN_FEATURES";
+
 /// What the environment asks for.
 pub(super) struct Trial {
     pub(super) deadlines: Deadlines,
+    pub(super) hidden_features: Vec<&'static CpuFeature>,
     told: Option<Arc<ToldFaults>>,
 }
 
@@ -47,7 +53,17 @@ impl Trial {
             Ok(text) => parse_deadlines(&text).map_err(|why| wrong(DEADLINES, why))?,
             Err(_) => Deadlines::default(),
         };
-        Ok(Self { deadlines, told })
+        let hidden = env::var(HIDDEN_FEATURES).unwrap_or_default();
+        let names = hidden.split(',').filter(|name| !name.is_empty());
+        let hidden_features = names
+            .map(CpuFeature::called)
+            .collect::<Result<_, _>>()
+            .map_err(|error| wrong(HIDDEN_FEATURES, error.to_string()))?;
+        Ok(Self {
+            deadlines,
+            hidden_features,
+            told,
+        })
     }
 
     /// The faults for the engine.

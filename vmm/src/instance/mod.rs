@@ -353,6 +353,7 @@ mod tests {
             accelerator: "qtest".to_owned(),
             console: None,
             runner: Arc::new(Never),
+            hidden_features: Vec::new(),
         };
         Instance::new("a", host, options, Box::new(|_| ()))
     }

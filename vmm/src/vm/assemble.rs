@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hw::char::Serial16550;
 use hw::core::MachineEvents;
-use hw::i386::cpu_model::{CpuModel, DEFAULT_CPU_MODEL, NoSuchModel};
+use hw::i386::cpu_model::{CpuSpec, CpuSpecError, DEFAULT_CPU_MODEL};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::microvm::{Board, BoardError, BoardSpec, MICROVM_1_0, check_memory};
 use hw::memory::{Backing, RamBlock, RamError};
@@ -18,7 +18,7 @@ use vmstate::qom::AddChildError;
 
 use super::console::ConsoleGate;
 use super::requests::Requests;
-use super::{Host, Status, Vm, describe, lifecycle::Lifecycle};
+use super::{Host, Status, Vm, describe, lifecycle::Lifecycle, processor};
 use crate::accel::{self, AccelError, CreatedAccel, PlatformObjects};
 use crate::boot::{BootError, BootFiles, BootPayload};
 
@@ -32,7 +32,7 @@ pub struct VmSpec<'a> {
     pub name: String,
     /// The machine, such as `microvm-1.0`.
     pub machine: String,
-    /// The CPU model, or `None` for the newest baseline.
+    /// The CPU model with features switched on and off, as [`CpuSpec`] reads it, or `None` for [`DEFAULT_CPU_MODEL`].
     pub cpu: Option<String>,
     /// How many vCPUs.
     pub cpus: u32,
@@ -74,13 +74,13 @@ pub enum CreateError {
     /// The memory cannot be had.
     #[error(transparent)]
     Ram(#[from] RamError),
-    /// There is no such CPU model.
+    /// What was asked for is no CPU model.
     #[error(transparent)]
-    Model(#[from] NoSuchModel),
+    Model(#[from] CpuSpecError),
     /// The host's processor lacks features of the model.
-    #[error("this host's processor lacks {} of the CPU model {model}; choose another with --cpu", .missing.join(", "))]
+    #[error("this host's processor lacks {} of the CPU model {model}; \"vm cpu list\" says which models run here", .missing.join(", "))]
     HostLacks {
-        /// The model.
+        /// The model, with what was switched on and off.
         model: String,
         /// The features.
         missing: Vec<&'static str>,
@@ -123,29 +123,22 @@ impl Vm {
     /// [`CreateError`].
     pub fn create(host: &Host, spec: &VmSpec<'_>, status: Arc<Status>) -> Result<Arc<Self>, CreateError> {
         check_memory(&spec.machine, spec.memory)?;
-        let model = CpuModel::named(spec.cpu.as_deref().unwrap_or(DEFAULT_CPU_MODEL))?;
+        let cpu: CpuSpec = spec.cpu.as_deref().unwrap_or(DEFAULT_CPU_MODEL).parse()?;
         // First, because it asks the host ahead what its processor can do, which takes as long as the rest up to there.
         let requests = Requests::new(Arc::clone(&host.runner));
         let accel = accel::create(&host.accelerator, &host.types, requests.clone())?;
         let payload = BootPayload::new(&spec.boot)?;
         let memory = RamBlock::new(RAM_BLOCK, spec.memory, Backing::PrivateAnonymous)?;
-        let table = accel.accelerator.cpuid(model, spec.cpus)?;
-        if !table.missing.is_empty() {
-            return Err(CreateError::HostLacks {
-                model: model.name.to_owned(),
-                missing: table.missing,
-            });
-        }
+        let cpuid = processor::table(host, accel.accelerator.as_ref(), &cpu, spec.cpus)?;
         let mut ram = vec![memory];
         ram.extend(payload.blocks());
-        let recipe = describe::recipe(spec, model, &table.table, accel.accelerator.tsc_khz(), &payload, &ram);
+        let recipe = describe::recipe(spec, &cpu, &cpuid, accel.accelerator.tsc_khz(), &payload, &ram);
         let identity = Identity {
             vm: Id::random()?,
             instance: Id::random()?,
             name: spec.name.clone(),
             parent: None,
         };
-        let cpuid = table.table;
         let vm = assemble(
             host,
             Parts {

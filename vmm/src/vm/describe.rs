@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hw::core::AccelTypes;
-use hw::i386::cpu_model::CpuModel;
+use hw::i386::cpu_model::CpuSpec;
 use hw::i386::cpuid::{self, CpuidTable};
 use hw::memory::RamBlock;
 use migration::vm::{CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe};
@@ -15,7 +15,7 @@ use crate::boot::BootPayload;
 /// What to build a VM from that a user has asked for.
 pub(super) fn recipe(
     spec: &VmSpec<'_>,
-    model: &CpuModel,
+    cpu: &CpuSpec,
     table: &CpuidTable,
     tsc_khz: u32,
     payload: &BootPayload,
@@ -24,8 +24,8 @@ pub(super) fn recipe(
     Recipe {
         machine: spec.machine.clone(),
         cpu: CpuRecipe {
-            name: model.name.to_owned(),
-            tied_to_host: model.is_tied_to_host(),
+            name: cpu.to_string(),
+            tied_to_host: cpu.model().is_tied_to_host(),
             cpuid: table.entries().iter().map(to_recipe).collect(),
             tsc_khz: u64::from(tsc_khz),
         },

@@ -17,7 +17,7 @@ use vmstate::state::{Schema, Verdict, compare};
 use super::assemble::{Parts, RAM_BLOCK, assemble};
 use super::requests::Requests;
 use super::source::refused;
-use super::{CreateError, Host, Status, Vm, describe};
+use super::{CreateError, Host, Status, Vm, describe, processor};
 use crate::accel::{self, CreatedAccel, Difference};
 use crate::boot::BootPayload;
 
@@ -95,29 +95,7 @@ impl Factory {
             Ok(made) => made,
             Err(error) => return report.refuse("accelerator", error.to_string()),
         };
-        match made.0.accelerator.features_lacking(&describe::cpuid_of(recipe)) {
-            Ok(lacking) if lacking.is_empty() => {}
-            Ok(lacking) => report.refuse(
-                "cpu",
-                format!(
-                    "this host lacks {}, which the guest was given ({})",
-                    lacking.join(", "),
-                    recipe.cpu.name
-                ),
-            ),
-            Err(error) => report.refuse("cpu", error.to_string()),
-        }
-        let here = u64::from(made.0.accelerator.tsc_khz());
-        // KVM itself takes frequencies that are 250 ppm apart for the same.
-        if here != 0 && recipe.cpu.tsc_khz.abs_diff(here) > here / 4000 && recipe.cpu.tsc_khz != 0 {
-            report.notes.push(Finding {
-                subject: "cpu".to_owned(),
-                because: format!(
-                    "the guest's TSC ran at {} kHz and runs at {here} kHz here",
-                    recipe.cpu.tsc_khz
-                ),
-            });
-        }
+        processor::check(&self.host, made.0.accelerator.as_ref(), recipe, report);
         *self.accel.lock() = Some(made);
     }
 

@@ -18,6 +18,7 @@ mod console;
 mod describe;
 mod factory;
 mod lifecycle;
+mod processor;
 mod requests;
 mod source;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use lifecycle::LifecycleError;
 use std::sync::Arc;
 
 use hw::char::{CharFrontend, CharSink};
+use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::microvm::Board;
 use hw::memory::RamBlock;
 use migration::vm::{Identity, Recipe};
@@ -68,6 +70,8 @@ pub struct Host {
     pub console: Option<Arc<dyn CharSink>>,
     /// What carries out a vCPU's requests.
     pub runner: Arc<dyn Runner>,
+    /// Features of the host's processor that guests are not to have: neither those that begin here nor those that come.
+    pub hidden_features: Vec<&'static CpuFeature>,
 }
 
 /// How a VM stands, for those who follow it from outside. It may exist before the VM does, as a receiver's does.

@@ -89,6 +89,7 @@ impl Rig {
             accelerator: "qtest".to_owned(),
             console: Some(console.clone()),
             runner: later.clone(),
+            hidden_features: Vec::new(),
         };
         let spec = VmSpec {
             memory: 8 << 20,
@@ -401,6 +402,7 @@ fn a_guest_goes_on_after_a_stop() {
         accelerator: "kvm".to_owned(),
         console: Some(paper.clone()),
         runner: Arc::new(ThreadRunner),
+        hidden_features: Vec::new(),
     };
     let spec = VmSpec {
         cpus: 2,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hw::core::{RealizeCtx, realize_device};
 use hw::i386::boot_entry::BootEntry;
-use hw::i386::cpu_model::CpuModel;
+use hw::i386::cpu_model::CpuSpec;
 use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
 use hw::memory::{AccessRules, Backing, IoContext, MemoryRegion, RamBlock, RegionOps};
 use vmstate::qom::TypeTable;
@@ -140,8 +140,8 @@ impl Guest {
         accel
             .create_interrupt_controllers(&platform)
             .expect("interrupt controllers");
-        let model = CpuModel::named("host").expect("always there");
-        let cpuid = accel.cpuid(model, cpus).expect("a table").table;
+        let host: CpuSpec = "host".parse().expect("always there");
+        let cpuid = host.table(&accel.host_cpu().expect("it tells"), cpus).table;
         for cpu in board.cpus() {
             accel.create_vcpu(cpu, &cpuid).expect("a vCPU");
         }

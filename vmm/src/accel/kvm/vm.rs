@@ -7,7 +7,7 @@ use std::time::Instant;
 use hw::core::{AccelTypes, Doorbells, IrqSink};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
-use hw::i386::cpu_model::{self, CpuModel, HostCpu, ModelTable};
+use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpu_state::CpuState;
 use hw::i386::cpuid::{CpuidTable, LEAF_FEATURES, has_subleaves};
 use hw::i386::msr::{self, MsrState};
@@ -213,16 +213,11 @@ impl Accelerator for KvmVm {
         TYPES
     }
 
-    fn cpuid(&self, model: &CpuModel, cpus: u32) -> Result<ModelTable, AccelError> {
-        let host = HostCpu {
+    fn host_cpu(&self) -> Result<HostCpu<'static>, AccelError> {
+        Ok(HostCpu {
             supported: self.system.supported()?,
             tsc_khz: self.tsc_khz(),
-        };
-        Ok(model.table(&host, cpus))
-    }
-
-    fn features_lacking(&self, table: &CpuidTable) -> Result<Vec<&'static str>, AccelError> {
-        Ok(cpu_model::features_lacking(table, self.system.supported()?))
+        })
     }
 
     fn tsc_khz(&self) -> u32 {

@@ -1,0 +1,89 @@
+//! The processor of a VM on this host: made of what a user asks for, or brought along and found here.
+
+use hw::i386::cpu_model::{CpuSpec, HostCpu, Lack, lacks};
+use hw::i386::cpuid::CpuidTable;
+use hw::i386::msr;
+use migration::vm::{Finding, PreflightReport, Recipe};
+
+use super::{CreateError, Host, describe};
+use crate::accel::{AccelError, Accelerator};
+
+impl Host {
+    /// What guests can be given here.
+    fn supported(&self, cpu: &HostCpu<'_>) -> CpuidTable {
+        let mut supported = cpu.supported.clone();
+        self.hidden_features.iter().for_each(|feature| supported.take(feature));
+        supported
+    }
+}
+
+/// The table of CPUID that a new VM gets.
+pub(super) fn table(
+    host: &Host,
+    accelerator: &dyn Accelerator,
+    spec: &CpuSpec,
+    cpus: u32,
+) -> Result<CpuidTable, CreateError> {
+    let cpu = accelerator.host_cpu()?;
+    let here = HostCpu {
+        supported: &host.supported(&cpu),
+        ..cpu
+    };
+    let made = spec.table(&here, cpus);
+    if made.missing.is_empty() {
+        return Ok(made.table);
+    }
+    Err(CreateError::HostLacks {
+        model: spec.to_string(),
+        missing: made.missing.iter().map(|feature| feature.name).collect(),
+    })
+}
+
+/// Compares the processor that a guest has with what there is here.
+pub(super) fn check(host: &Host, accelerator: &dyn Accelerator, recipe: &Recipe, report: &mut PreflightReport) {
+    let finding = |because| Finding {
+        subject: "cpu".to_owned(),
+        because,
+    };
+    let cpu = match accelerator.host_cpu() {
+        Ok(cpu) => cpu,
+        Err(error) => return report.refusals.push(finding(AccelError::to_string(&error))),
+    };
+    let table = describe::cpuid_of(recipe);
+    let supported = host.supported(&cpu);
+    let lacks = lacks(&table, &supported);
+    if !lacks.is_empty() {
+        report.refusals.push(finding(refusal(&table, &lacks, &recipe.cpu.name)));
+    }
+    if table.vendor() != supported.vendor() && supported.get(0, 0).is_some() {
+        report.notes.push(finding(format!(
+            "the guest was given a processor of {}, and this host's is of {}",
+            table.vendor().escape_ascii(),
+            supported.vendor().escape_ascii()
+        )));
+    }
+    let here = u64::from(cpu.tsc_khz);
+    // KVM itself takes frequencies that are 250 ppm apart for the same.
+    if here != 0 && recipe.cpu.tsc_khz.abs_diff(here) > here / 4000 && recipe.cpu.tsc_khz != 0 {
+        report.notes.push(finding(format!(
+            "the guest's TSC ran at {} kHz and runs at {here} kHz here",
+            recipe.cpu.tsc_khz
+        )));
+    }
+}
+
+fn refusal(table: &CpuidTable, lacks: &[Lack], model: &str) -> String {
+    let list: Vec<_> = lacks.iter().map(ToString::to_string).collect();
+    let registers: Vec<_> = msr::rows_lost(table, lacks)
+        .map(|row| format!("{} (MSR {:#x})", row.name, row.index))
+        .collect();
+    let registers = match registers.as_slice() {
+        [] => String::new(),
+        some => format!("; with that go the registers {}", some.join(", ")),
+    };
+    format!(
+        "this host lacks {} of the guest's processor ({model}){registers}; a guest that is to move between unlike hosts is \
+         started with a model that all of them have, which \"vm cpu baseline\" finds",
+        list.join(", ")
+    )
+}
