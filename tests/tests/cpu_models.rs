@@ -136,3 +136,75 @@ fn a_model_that_this_host_lacks_does_not_start_here() {
     );
     assert!(run("x86-64-v2,+popcount").contains("did you mean popcnt?"));
 }
+
+#[test]
+fn what_runs_where_is_told_by_the_status_and_in_json() {
+    let home = Scratch::new();
+    let poor = |args: &[&str]| {
+        let mut command = home.command(args);
+        command
+            .env("TERN_HIDDEN_FEATURES", "popcnt,avx512f")
+            .stdin(Stdio::null());
+        command.output().expect("vm starts")
+    };
+    let checked = poor(&["cpu", "check", "x86-64-v2", "--accel", "qtest", "--json"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let checked: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    assert_eq!(checked["missing"][0]["feature"], "popcnt");
+    assert_eq!(checked["missing"][0]["bit"], "CPUID 1 ECX[23]");
+    assert!(
+        poor(&["cpu", "check", "x86-64-v2,-popcnt", "--accel", "qtest"])
+            .status
+            .success()
+    );
+
+    let list = poor(&["cpu", "list", "--accel", "qtest", "--json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    let models = list["models"].as_array().expect("a list");
+    let model = |name: &str| models.iter().find(|model| model["name"] == name).expect(name);
+    assert_eq!(model("x86-64-v1-1")["default"], true);
+    assert_eq!(model("x86-64-v2-1")["missing"], serde_json::json!(["popcnt"]));
+    assert_eq!(model("EPYC-v1")["aliases"], serde_json::json!(["EPYC"]));
+    // Who asks `vm run` for the models gets the same list.
+    let help = poor(&["run", "--cpu", "help", "--accel", "qtest", "--json"]);
+    let help: Value = serde_json::from_slice(&help.stdout).expect("JSON");
+    assert_eq!(help, list);
+}
+
+#[test]
+fn two_hosts_find_the_processor_that_they_share() {
+    let home = Scratch::new();
+    let offer = |file: &str, hidden| {
+        let mut command = home.command(&["cpu", "show", "host", "--accel", "qtest", "--json"]);
+        let output = command.env("TERN_HIDDEN_FEATURES", hidden).output().expect("vm starts");
+        let path = home.file(file);
+        std::fs::write(&path, output.stdout).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    let (one, other) = (offer("one.json", "avx512f,aes"), offer("other.json", "avx,xsaves"));
+    let found = home.vm_ok(&["cpu", "baseline", &one, &other, "--json"]);
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    let cpu = found["cpu"].as_str().expect("text");
+    assert!(cpu.starts_with("x86-64-v2-1,+"), "{found}");
+    // Both hosts start what was found, and neither has more in common with the other.
+    for hidden in ["avx512f,aes", "avx,xsaves"] {
+        let mut command = home.command(&["cpu", "check", cpu, "--accel", "qtest"]);
+        assert!(
+            command
+                .env("TERN_HIDDEN_FEATURES", hidden)
+                .status()
+                .expect("starts")
+                .success()
+        );
+    }
+    for lacking in ["aes", "avx", "xsaves", "avx512f"] {
+        let not_shared = found["not-shared"].as_array().expect("a list");
+        assert!(not_shared.iter().any(|name| name == lacking), "{found}");
+    }
+    let model = home.file("model.json");
+    let shown = home.vm_ok(&["cpu", "show", "x86-64-v2", "--accel", "qtest", "--json"]);
+    std::fs::write(&model, shown).expect("written");
+    let refused = home.vm(&["cpu", "baseline", &one, model.to_str().expect("text")]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("model.json") && said.contains("no host"), "{said}");
+}

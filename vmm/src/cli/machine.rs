@@ -57,7 +57,7 @@ fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<In
 }
 
 /// Reads a file of the boot payload. A device has no end, and a pipe may never come to one, with signals blocked already.
-fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     let contents = std::fs::metadata(path).and_then(|found| {
         if found.is_file() {
             std::fs::read(path)

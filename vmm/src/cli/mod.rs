@@ -7,6 +7,7 @@
 mod attention;
 mod completions;
 mod cont;
+mod cpu;
 mod demo;
 mod error;
 mod exit;
@@ -63,6 +64,7 @@ enum Command {
     Info(info::Args),
     Stop(stop::Args),
     Cont(cont::Args),
+    Cpu(cpu::Args),
     Quit(quit::Args),
     Machines(machines::Args),
     Completions(completions::Args),
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args, messages),
         Command::Stop(args) => stop::run(&args, messages),
         Command::Cont(args) => cont::run(&args, messages),
+        Command::Cpu(args) => cpu::run(&args, messages),
         Command::Quit(args) => quit::run(&args, messages),
         Command::Machines(args) => machines::run(&args, messages),
         Command::Completions(args) => completions::run(&args, messages),
@@ -150,6 +153,10 @@ mod tests {
             "vm info ./a.tern",
             "vm stop a",
             "vm cont a",
+            "vm cpu list",
+            "vm cpu show x86-64-v2,-popcnt,+aes --cpus 2 --json",
+            "vm cpu check EPYC,pcid=on --accel qtest",
+            "vm cpu baseline a.json b.json c.json",
             "vm quit /tmp/s",
             "vm machines --json",
             "vm completions fish",
@@ -175,6 +182,9 @@ mod tests {
             "vm migrate a tcp:h:1 --downtime-limit 300",
             "vm migrate a h:1",
             "vm receive file:/x",
+            "vm cpu show pentium",
+            "vm cpu check x86-64-v2,+popcount",
+            "vm cpu baseline a.json",
             "vm completions powershell",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

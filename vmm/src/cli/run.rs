@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use hw::i386::cpu_model::{CpuSpec, CpuSpecError};
+
 use super::{
+    cpu,
     error::CliError,
     host::{Foreground, HostArgs},
     machine,
@@ -47,9 +50,9 @@ pub(super) struct Args {
     pub(super) memory: Size,
     /// The CPU model, with features switched on and off: x86-64-v2,-popcnt,+aes.
     ///
-    /// "vm cpu list" has the models. The default is x86-64-v1-1, which runs on every host and moves between all of them;
+    /// "vm cpu list", or "help" here, has the models. The default is x86-64-v1-1, which runs on every host and moves between all of them;
     /// "vm cpu baseline" finds the best model that two hosts share; "host" ties the VM to hosts like this one.
-    #[arg(long, value_name = "MODEL[,+FEATURE|-FEATURE]...")]
+    #[arg(long, value_name = "MODEL[,+FEATURE|-FEATURE]...", value_parser = cpu_or_help)]
     pub(super) cpu: Option<String>,
     /// The accelerator.
     #[arg(long, value_name = "NAME", default_value = "kvm")]
@@ -58,7 +61,18 @@ pub(super) struct Args {
     host: HostArgs,
 }
 
+/// A model as it stands there, once it is known to be one.
+fn cpu_or_help(text: &str) -> Result<String, CpuSpecError> {
+    if !matches!(text, "help" | "?") {
+        text.parse::<CpuSpec>()?;
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    if matches!(args.cpu.as_deref(), Some("help" | "?")) {
+        return cpu::help(&args.accel, messages);
+    }
     let foreground = Foreground::prepare(&args.host, messages)?;
     let vm = machine::boot(args, &foreground)?;
     foreground.serve(&vm)

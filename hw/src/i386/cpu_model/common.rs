@@ -1,8 +1,8 @@
 //! The processor that several hosts share.
 
-use super::super::cpu_feature::CpuFeature;
+use super::super::cpu_feature::{CPU_FEATURES, CpuFeature};
 use super::super::cpu_feature_needs::drop_useless;
-use super::super::cpuid::{CpuidTable, LEAF_EXTENDED, LEAF_FEATURES, LEAF_XSAVE};
+use super::super::cpuid::{CpuidTable, LEAF_EXTENDED, LEAF_XSAVE};
 use super::{CPU_MODELS, CpuModel, CpuSpec, ModelContents};
 
 impl CpuSpec {
@@ -40,30 +40,33 @@ pub struct HostOffer {
 pub struct Common {
     /// The model for VMs that are to move between them, or `None` where they share too little.
     pub spec: Option<CpuSpec>,
-    /// Features that one host has and another lacks, or cannot hold in the same way.
+    /// Features that some have and others lack, or cannot hold in the same way.
     pub not_shared: Vec<&'static CpuFeature>,
     /// What to know before guests move between them.
     pub notes: Vec<String>,
 }
 
 impl Common {
-    /// What `one` and `other` share.
+    /// What all of `hosts` share.
     #[must_use]
-    pub fn of(one: &HostOffer, other: &HostOffer) -> Self {
+    pub fn of(hosts: &[HostOffer]) -> Self {
         let mut shared = CpuidTable::default();
-        let both = one.table.features().filter(|feature| other.table.has(feature));
-        both.for_each(|feature| shared.give(feature));
+        let on_all = |feature: &&CpuFeature| hosts.iter().all(|host| host.table.has(feature));
+        CPU_FEATURES
+            .iter()
+            .filter(on_all)
+            .for_each(|feature| shared.give(feature));
         let mut notes = Vec::new();
         for (component, feature) in [(2, "avx"), (5, "avx512f"), (6, "avx512f"), (7, "avx512f"), (9, "pku")] {
-            let place = |offer: &HostOffer| {
-                offer
-                    .table
+            let place = |host: &HostOffer| {
+                host.table
                     .get(LEAF_XSAVE, component)
                     .map(|entry| (entry.eax, entry.ebx))
             };
-            if let (Some(here), Some(there)) = (place(one), place(other))
-                && here != there
-                && let Some(feature) = CpuFeature::named(feature)
+            let places = hosts.iter().filter_map(place);
+            if let Some(feature) = CpuFeature::named(feature)
+                && shared.has(feature)
+                && differ(places)
             {
                 shared.take(feature);
                 notes.push(format!(
@@ -73,45 +76,38 @@ impl Common {
             }
         }
         drop_useless(&mut shared);
-        if one.table.vendor() != other.table.vendor() {
+        if differ(hosts.iter().map(|host| host.table.vendor())) {
             notes.push(
-                "the hosts' vendors differ, and a guest keeps the one of the host that it started on: \
-                 it is known to work only for guests that do not choose by vendor"
+                "the hosts are of different vendors: a guest keeps the vendor of the host that it started on, and has to \
+                 get along with the other's processor"
                     .to_owned(),
             );
         }
-        let width = |offer: &HostOffer| {
-            offer
-                .table
-                .get(LEAF_EXTENDED + 8, 0)
-                .map_or(0, |entry| entry.eax & 0xff)
-        };
-        if width(one) != width(other) {
+        let width = |host: &HostOffer| host.table.get(LEAF_EXTENDED + 8, 0).map_or(0, |entry| entry.eax & 0xff);
+        let least = hosts.iter().map(width).min().unwrap_or_default();
+        if least < NAMED_ADDRESS_BITS && differ(hosts.iter().map(width)) {
             notes.push(format!(
-                "physical addresses have {} bits on one host and {} on the other: \
-                 start guests where they are fewer if that is below 40",
-                width(one),
-                width(other)
+                "start guests on a host whose physical addresses have {least} bits: others are given wider ones"
             ));
         }
-        let either = one.table.features().chain(other.table.features());
-        let mut not_shared: Vec<_> = either.filter(|feature| !shared.has(feature)).collect();
-        not_shared.sort_by_key(|feature| (feature.leaf, feature.subleaf, feature.register, feature.bit));
-        not_shared.dedup();
+        let on_some = |feature: &&CpuFeature| hosts.iter().any(|host| host.table.has(feature));
         Self {
             spec: CpuSpec::within(&shared),
-            not_shared,
+            not_shared: CPU_FEATURES
+                .iter()
+                .filter(on_some)
+                .filter(|feature| !shared.has(feature))
+                .collect(),
             notes,
         }
     }
 }
 
-impl HostOffer {
-    /// The signature of the host's processor.
-    #[must_use]
-    pub fn signature(&self) -> super::Signature {
-        super::Signature(self.table.get(LEAF_FEATURES, 0).map_or(0, |entry| entry.eax))
-    }
+/// The physical addresses of named models, where the host has as wide ones.
+const NAMED_ADDRESS_BITS: u32 = 40;
+
+fn differ<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+    values.next().is_some_and(|first| values.any(|other| other != first))
 }
 
 #[cfg(test)]
@@ -126,7 +122,7 @@ mod tests {
     }
 
     fn common(one: &CpuidTable, other: &CpuidTable) -> (Option<String>, Vec<String>) {
-        let common = Common::of(&offer(one), &offer(other));
+        let common = Common::of(&[offer(one), offer(other)]);
         (common.spec.map(|spec| spec.to_string()), common.notes)
     }
 
