@@ -189,13 +189,8 @@ fn two_hosts_find_the_processor_that_they_share() {
     // Both hosts start what was found, and neither has more in common with the other.
     for hidden in ["avx512f,aes", "avx,xsaves"] {
         let mut command = home.command(&["cpu", "check", cpu, "--accel", "qtest"]);
-        assert!(
-            command
-                .env("TERN_HIDDEN_FEATURES", hidden)
-                .status()
-                .expect("starts")
-                .success()
-        );
+        let checked = command.env("TERN_HIDDEN_FEATURES", hidden).output().expect("vm starts");
+        assert!(checked.status.success(), "{checked:?}");
     }
     for lacking in ["aes", "avx", "xsaves", "avx512f"] {
         let not_shared = found["not-shared"].as_array().expect("a list");

@@ -5,6 +5,10 @@ use super::super::cpu_feature_needs::drop_useless;
 use super::super::cpuid::{CpuidTable, LEAF_EXTENDED, LEAF_XSAVE};
 use super::{CPU_MODELS, CpuModel, CpuSpec, ModelContents};
 
+/// Features that promise something that differs between hosts though all of them have the feature: the frequency of the
+/// TSC, what the processor is immune against. They are not proposed for guests that are to move.
+const TYING: [&str; 2] = ["invtsc", "arch-capabilities"];
+
 impl CpuSpec {
     /// The named model that makes the most of a host with these features, and the features of the host beyond it: a
     /// processor that runs on every host that has them. `None` where they are too few even for the least model.
@@ -23,7 +27,9 @@ impl CpuSpec {
             .rev()
             .max_by_key(|model| model.features().features().count())?;
         let model = best.features();
-        let beyond = usable.features().filter(|feature| !model.has(feature));
+        let beyond = usable
+            .features()
+            .filter(|feature| !model.has(feature) && !TYING.contains(&feature.name));
         Self::new(best, beyond.map(|feature| (feature, true))).ok()
     }
 }
@@ -130,7 +136,8 @@ mod tests {
     fn a_host_is_within_itself() {
         let features = table_on(&rich_host(), "host", 1).table;
         let spec = CpuSpec::within(&features).expect("it has everything");
-        assert!(spec.features().features().eq(features.features()));
+        let proposed = |feature: &&CpuFeature| !TYING.contains(&feature.name);
+        assert!(spec.features().features().eq(features.features().filter(proposed)));
     }
 
     #[test]
