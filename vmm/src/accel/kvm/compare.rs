@@ -38,6 +38,11 @@ impl Compared<'_> {
         (number(self.loaded) ^ number(self.read)) & !mask == 0
     }
 
+    /// The upper half of the loaded value is gone, and nothing else is.
+    fn is_lower_half(&self) -> bool {
+        number(self.read) == number(self.loaded) & u64::from(u32::MAX)
+    }
+
     fn loaded_number(&self, field: &str) -> u64 {
         self.loaded_in.get(field).map_or(0, number)
     }
@@ -55,6 +60,10 @@ const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// The input of the interrupt controllers that KVM's own interval timer drives.
 const TIMER_INPUT: u64 = 1 << 0;
+
+/// What kvm_amd does to a 64-bit kernel's SYSENTER registers, unless the guest believes that its processor is Intel's.
+const SYSENTER: &str = "a kvm_amd keeps the lower half of what it is given; on AMD's processors SYSENTER exists outside of \
+                        long mode only, and uses no more than that";
 
 /// All fields that may differ.
 pub const TOLERATED: &[Tolerated] = &[
@@ -142,6 +151,18 @@ pub const TOLERATED: &[Tolerated] = &[
         reason: "a tick of the interval timer may be caught half way; the registers are written again before the guest \
                  goes on",
         allows: |compared| compared.differs_only_in(TIMER_INPUT),
+    },
+    Tolerated {
+        description: "x86-cpu",
+        field: "msrs.sysenter_esp",
+        reason: SYSENTER,
+        allows: |compared| compared.is_lower_half(),
+    },
+    Tolerated {
+        description: "x86-cpu",
+        field: "msrs.sysenter_eip",
+        reason: SYSENTER,
+        allows: |compared| compared.is_lower_half(),
     },
 ];
 
@@ -287,6 +308,8 @@ mod tests {
         let words = |words: &[u64]| Value::Array(words.iter().copied().map(Value::Uint).collect());
         let clock = |field| ("guest-clock", field);
         let khz = Some(("tsc_khz", 1000));
+        let sysenter = |field| ("x86-cpu", field);
+        let (high, low) = (0xffff_fe00_0000_3000, 0x3000);
         vec![
             case(clock("realtime_ns"), None, one(5), one(4), None),
             case(
@@ -324,6 +347,14 @@ mod tests {
             case(("ioapic", "requested"), None, one(2), one(3), Some(one(0))),
             case(("i8259", "primary.requested"), None, one(2), one(3), Some(one(6))),
             case(("i8259", "primary.last_levels"), None, one(3), one(2), Some(one(7))),
+            case(sysenter("msrs.sysenter_esp"), None, one(high), one(low), Some(one(0))),
+            case(
+                sysenter("msrs.sysenter_eip"),
+                None,
+                one(high),
+                one(low),
+                Some(one(low + 1)),
+            ),
         ]
     }
 
