@@ -88,6 +88,7 @@ impl Site {
             console: Some(terminal.clone()),
             runner: Arc::new(ThreadRunner),
             hidden_features: Vec::new(),
+            tsc: Default::default(),
         };
         Self { host, terminal }
     }

@@ -17,6 +17,44 @@ pub enum TimePolicy {
     JumpToNow,
 }
 
+/// What becomes of a guest whose TSC counted at a speed that this host cannot give it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TscPolicy {
+    /// It is not taken: a guest that keeps time by its TSC would keep it wrongly.
+    #[default]
+    Keep,
+    /// It is taken, and its TSC counts at the host's speed from then on.
+    Tolerate,
+}
+
+/// How a host's TSC counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostTsc {
+    /// How fast a guest's counts unless it is told otherwise, in kHz; zero where there is none.
+    pub khz: u32,
+    /// Whether it can be told otherwise.
+    pub scales: bool,
+}
+
+impl HostTsc {
+    /// How far apart frequencies may be that count as the same, in millionths: hosts measure the same oscillator with small
+    /// differences, no clock that a guest disciplines sees it, and KVM takes as much.
+    pub const TOLERATED_PPM: u64 = 250;
+
+    /// Whether a guest's TSC can count at `khz` here.
+    #[must_use]
+    pub fn counts_at(&self, khz: u64) -> bool {
+        self.scales || self.is_near(khz)
+    }
+
+    /// Whether `khz` counts as the same as the host's own frequency.
+    #[must_use]
+    pub fn is_near(&self, khz: u64) -> bool {
+        let own = u64::from(self.khz);
+        u128::from(own.abs_diff(khz)) * 1_000_000 <= u128::from(own) * u128::from(Self::TOLERATED_PPM)
+    }
+}
+
 /// The record of guest time. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
 #[derive(Object)]
 #[object(name = "guest-clock", parent = "device", abstract)]
@@ -79,6 +117,17 @@ mod tests {
             kvmclock_ns: 500,
             realtime_ns: 1_000_000,
         }
+    }
+
+    #[test]
+    fn small_differences_of_frequency_are_none() {
+        let host = HostTsc {
+            khz: 2_000_000,
+            scales: false,
+        };
+        assert!(host.is_near(2_000_500) && host.is_near(1_999_500));
+        assert!(!host.is_near(2_000_501) && !host.is_near(u64::MAX));
+        assert!(HostTsc { scales: true, ..host }.counts_at(3_000_000));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpuid::CpuidTable;
 use hw::memory::AddressSpace;
-use hw::timer::clock::TimePolicy;
+use hw::timer::clock::{TimePolicy, TscPolicy};
 use vmstate::qom::{Obj, Object, ObjectPart, TypeTable};
 
 pub mod kvm;
@@ -113,6 +113,12 @@ pub trait Accelerator: Send + Sync {
 
     /// How fast a guest's TSC counts here by default, in kHz; zero where there is none.
     fn tsc_khz(&self) -> u32;
+
+    /// Whether a guest's TSC can be made to count at another speed.
+    fn tsc_scales(&self) -> bool;
+
+    /// Says what is to become of a guest whose TSC counted at a speed that it cannot have here; before [`Self::push`].
+    fn set_tsc_policy(&self, policy: TscPolicy);
 
     /// Connects the guest's memory and I/O ports. All of the memory map that is known by now becomes visible to the
     /// guest at once; later changes follow.

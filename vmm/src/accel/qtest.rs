@@ -19,7 +19,7 @@ use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::{I8259, I8259State};
 use hw::intc::ioapic::{Ioapic, IoapicState};
 use hw::memory::AddressSpace;
-use hw::timer::clock::{GuestClock, TimePolicy};
+use hw::timer::clock::{GuestClock, TimePolicy, TscPolicy};
 use hw::timer::i8254::{I8254, I8254State};
 use parking_lot::{Condvar, Mutex};
 use vmstate::qom::{Obj, Object, TypeTable};
@@ -206,6 +206,12 @@ impl Accelerator for Qtest {
     fn tsc_khz(&self) -> u32 {
         0
     }
+
+    fn tsc_scales(&self) -> bool {
+        false
+    }
+
+    fn set_tsc_policy(&self, _: TscPolicy) {}
 
     fn attach_memory(&self, _: &AddressSpace, _: &AddressSpace) -> Result<(), AccelError> {
         Ok(())

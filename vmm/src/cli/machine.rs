@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use hw::{core::MachineType, i386::microvm::BoardError};
+use hw::{core::MachineType, i386::microvm::BoardError, timer::clock::TscPolicy};
 use migration::{
     listener::Reach,
     snapshot::{RestoreOptions, Verify},
@@ -32,7 +32,7 @@ fn start_error<E: fmt::Display>(error: E) -> CliError {
     CliError::Start(format!("{error}"))
 }
 
-fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<Instance>, CliError> {
+fn instance(accel: &str, reach: Reach, tsc: TscPolicy, foreground: &Foreground) -> Result<Arc<Instance>, CliError> {
     let trial = Trial::from_environment(foreground.messages())?;
     let console = foreground.console();
     let host = Host {
@@ -41,6 +41,7 @@ fn instance(accel: &str, reach: Reach, foreground: &Foreground) -> Result<Arc<In
         console: Some(console.sink()),
         runner: Arc::new(OnLoop(foreground.event_loop())),
         hidden_features: trial.hidden_features.clone(),
+        tsc,
     };
     let on_vm = Box::new(move |vm: &Arc<Vm>| console.attach(vm.console()));
     let name = foreground.name().to_string();
@@ -114,14 +115,14 @@ pub(super) fn boot(args: &run::Args, foreground: &Foreground) -> Result<Arc<dyn 
         },
         ..VmSpec::new(foreground.name().to_string(), "")
     };
-    let instance = instance(&args.accel, Reach::Loopback, foreground)?;
+    let instance = instance(&args.accel, Reach::Loopback, TscPolicy::Keep, foreground)?;
     instance.boot(&spec).map_err(|error| boot_error(args, &error))?;
     Ok(instance)
 }
 
 /// A VM that runs on from a snapshot.
 pub(super) fn restore(args: &restore::Args, foreground: &Foreground) -> Result<Arc<dyn Control>, CliError> {
-    let instance = instance(&args.accel, Reach::Loopback, foreground)?;
+    let instance = instance(&args.accel, Reach::Loopback, args.tsc.policy(), foreground)?;
     let options = RestoreOptions {
         verify: match args.verify {
             restore::Verify::Full => Verify::All,
@@ -141,7 +142,7 @@ pub(super) fn receiver(args: &receive::Args, foreground: &Foreground) -> Result<
     } else {
         Reach::Loopback
     };
-    Ok(instance(&args.accel, reach, foreground)?)
+    Ok(instance(&args.accel, reach, args.tsc.policy(), foreground)?)
 }
 
 #[cfg(test)]

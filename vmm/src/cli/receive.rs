@@ -8,7 +8,7 @@ use super::{
     host::{Foreground, HostArgs},
     machine,
     messages::Messages,
-    values::{absolute, peer},
+    values::{TscArgs, absolute, peer},
 };
 
 /// Wait for a guest that "vm migrate" sends, and run it in the foreground.
@@ -29,6 +29,8 @@ pub(super) struct Args {
     /// The accelerator.
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     pub(super) accel: String,
+    #[command(flatten)]
+    pub(super) tsc: TscArgs,
     #[command(flatten)]
     host: HostArgs,
 }

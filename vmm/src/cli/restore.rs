@@ -9,6 +9,7 @@ use super::{
     host::{Foreground, HostArgs},
     machine,
     messages::Messages,
+    values::TscArgs,
 };
 
 /// Let a guest go on from a snapshot, in the foreground with its console.
@@ -29,6 +30,8 @@ pub(super) struct Args {
     /// The accelerator.
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     pub(super) accel: String,
+    #[command(flatten)]
+    pub(super) tsc: TscArgs,
     #[command(flatten)]
     host: HostArgs,
 }

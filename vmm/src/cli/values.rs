@@ -2,11 +2,32 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use hw::timer::clock::TscPolicy;
 use migration::uri::Uri;
 
 /// A number of bytes, written with its unit: `256M`, `1G`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
+
+/// What the user may say about the TSC of a guest that arrives.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(super) struct TscArgs {
+    /// Take a guest whose TSC counted at another speed than this host can give it. It counts at this host's from then on, which
+    /// kvmclock makes up for; a guest that keeps time by the TSC itself keeps it wrongly.
+    #[arg(long)]
+    allow_tsc_mismatch: bool,
+}
+
+impl TscArgs {
+    /// What that comes to.
+    pub(super) fn policy(self) -> TscPolicy {
+        if self.allow_tsc_mismatch {
+            TscPolicy::Tolerate
+        } else {
+            TscPolicy::Keep
+        }
+    }
+}
 
 /// What is wrong with a size or a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

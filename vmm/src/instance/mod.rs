@@ -354,6 +354,7 @@ mod tests {
             console: None,
             runner: Arc::new(Never),
             hidden_features: Vec::new(),
+            tsc: Default::default(),
         };
         Instance::new("a", host, options, Box::new(|_| ()))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hw::core::MachineClass;
 use hw::i386::microvm::check_memory;
 use hw::memory::{Backing, RamBlock};
+use hw::timer::clock::TscPolicy;
 use migration::ident::Id;
 use migration::vm::{
     DestinationFactory, DestinationVm, Finding, Identity, Offer, PreflightReport, RamSource, Recipe, VmError,
@@ -17,7 +18,7 @@ use vmstate::state::{Schema, Verdict, compare};
 use super::assemble::{Parts, RAM_BLOCK, assemble};
 use super::requests::Requests;
 use super::source::refused;
-use super::{CreateError, Host, Status, Vm, describe, processor};
+use super::{CreateError, Host, Status, Vm, describe, processor, tsc};
 use crate::accel::{self, CreatedAccel, Difference};
 use crate::boot::BootPayload;
 
@@ -96,6 +97,8 @@ impl Factory {
             Err(error) => return report.refuse("accelerator", error.to_string()),
         };
         processor::check(&self.host, made.0.accelerator.as_ref(), recipe, report);
+        let here = tsc::here(&*made.0.accelerator);
+        tsc::check(self.host.tsc, here, &recipe.cpu, report);
         *self.accel.lock() = Some(made);
     }
 
@@ -136,10 +139,14 @@ impl Factory {
     }
 
     fn assemble(&self, offer: &Offer, ram: RamSource) -> Result<Arc<Vm>, CreateError> {
-        let recipe = offer.recipe.clone();
+        let mut recipe = offer.recipe.clone();
         let blocks = make_blocks(&recipe, ram)?;
         let payload = BootPayload::from_recipe(&recipe.boot, &blocks)?;
         let (accel, requests) = self.take_accel()?;
+        if self.host.tsc == TscPolicy::Tolerate {
+            accel.accelerator.set_tsc_policy(self.host.tsc);
+            tsc::adopt(tsc::here(&*accel.accelerator), &mut recipe.cpu);
+        }
         let identity = Identity {
             vm: offer.header.identity.vm,
             instance: Id::random()?,

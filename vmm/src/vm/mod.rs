@@ -23,6 +23,7 @@ mod requests;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tsc;
 
 pub use assemble::{CreateError, VmSpec};
 pub use factory::{Arrival, Arrivals, Factory};
@@ -34,6 +35,7 @@ use hw::char::{CharFrontend, CharSink};
 use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::microvm::Board;
 use hw::memory::RamBlock;
+use hw::timer::clock::TscPolicy;
 use migration::vm::{Identity, Recipe};
 use parking_lot::Mutex;
 use vmstate::qom::{Object, TypeTable};
@@ -72,6 +74,8 @@ pub struct Host {
     pub runner: Arc<dyn Runner>,
     /// Features of the host's processor that guests are not to have: neither those that begin here nor those that come.
     pub hidden_features: Vec<&'static CpuFeature>,
+    /// What becomes of a guest that arrives with a TSC of another speed than this host can give it.
+    pub tsc: TscPolicy,
 }
 
 /// How a VM stands, for those who follow it from outside. It may exist before the VM does, as a receiver's does.

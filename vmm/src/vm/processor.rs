@@ -62,14 +62,6 @@ pub(super) fn check(host: &Host, accelerator: &dyn Accelerator, recipe: &Recipe,
             supported.vendor().escape_ascii()
         )));
     }
-    let here = u64::from(cpu.tsc_khz);
-    // KVM itself takes frequencies that are 250 ppm apart for the same.
-    if here != 0 && recipe.cpu.tsc_khz.abs_diff(here) > here / 4000 && recipe.cpu.tsc_khz != 0 {
-        report.notes.push(finding(format!(
-            "the guest's TSC ran at {} kHz and runs at {here} kHz here",
-            recipe.cpu.tsc_khz
-        )));
-    }
 }
 
 fn refusal(table: &CpuidTable, lacks: &[Lack], model: &str) -> String {

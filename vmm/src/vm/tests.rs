@@ -90,6 +90,7 @@ impl Rig {
             console: Some(console.clone()),
             runner: later.clone(),
             hidden_features: Vec::new(),
+            tsc: Default::default(),
         };
         let spec = VmSpec {
             memory: 8 << 20,
@@ -403,6 +404,7 @@ fn a_guest_goes_on_after_a_stop() {
         console: Some(paper.clone()),
         runner: Arc::new(ThreadRunner),
         hidden_features: Vec::new(),
+        tsc: Default::default(),
     };
     let spec = VmSpec {
         cpus: 2,

@@ -2,11 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kvm_bindings::{KVM_CLOCK_REALTIME, kvm_clock_data};
+use hw::timer::clock::{HostTsc, TscPolicy};
+use kvm_bindings::{KVM_CAP_TSC_CONTROL, KVM_CLOCK_REALTIME, kvm_clock_data};
 use vmstate::qom::Object;
 
 use super::super::AccelError;
 use super::cpu::refused;
+use super::ioctl::GuestVm;
 use super::state::{HeldState, KvmCpu, SyncContext};
 use super::{ioctl, msr};
 
@@ -16,9 +18,6 @@ use super::{ioctl, msr};
 pub struct KvmGuestClock {}
 
 const TSC: u32 = 0x10;
-
-/// TSCs whose frequencies differ by less than this are taken for the same: no clock that a guest disciplines sees it.
-const TOLERATED_PPM: u64 = 250;
 
 type Outcome = Result<(), AccelError>;
 
@@ -74,7 +73,7 @@ pub(super) fn write_tsc(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
     let Some(first) = cx.cpus.first() else { return Ok(()) };
     let record = &state.clock;
     for cpu in cx.cpus {
-        set_frequency(cpu, record.tsc_khz)?;
+        set_frequency(cx, cpu, record.tsc_khz)?;
     }
     let base = offset_to_read(first, record.tsc).filter(|_| offsets_stand_still(first));
     let differences = record.tsc_differences.iter().copied().chain(std::iter::repeat(0));
@@ -122,20 +121,33 @@ pub(super) fn heeds_offsets(cx: &SyncContext<'_>) -> bool {
     ioctl::set_tsc_offset(fd, offset).is_ok() && heeds
 }
 
+/// Whether the processor can scale guests' TSCs. A KVM that cannot takes higher frequencies all the same and makes up for
+/// them at each exit, by which a guest's TSC would jump; so it is not asked.
+pub(super) fn scales(vm: &GuestVm) -> bool {
+    vm.fd().check_extension_raw(KVM_CAP_TSC_CONTROL.into()) > 0
+}
+
 /// Has the TSC count at the guest's speed, if that is not the host's.
-fn set_frequency(cpu: &KvmCpu, wanted_khz: u32) -> Outcome {
+fn set_frequency(cx: &SyncContext<'_>, cpu: &KvmCpu, wanted_khz: u32) -> Outcome {
     let own_khz = tsc_khz(cpu);
-    if wanted_khz == 0 || wanted_khz == own_khz || cpu.vcpu.handle().fd().set_tsc_khz(wanted_khz).is_ok() {
+    if wanted_khz == 0 || wanted_khz == own_khz {
         return Ok(());
     }
-    let difference = u64::from(own_khz.abs_diff(wanted_khz));
-    if difference * 1_000_000 <= u64::from(own_khz) * TOLERATED_PPM {
+    let host = HostTsc {
+        khz: own_khz,
+        scales: scales(cx.vm),
+    };
+    let near = host.is_near(wanted_khz.into());
+    if host.counts_at(wanted_khz.into()) && cpu.vcpu.handle().fd().set_tsc_khz(wanted_khz).is_ok() {
+        return Ok(());
+    }
+    if near || cx.tsc == TscPolicy::Tolerate {
         return Ok(());
     }
     Err(AccelError::CannotHold {
         field: format!("the TSC frequency of vCPU {}", cpu.vcpu.apic_id()),
         value: format!("{wanted_khz} kHz"),
-        reason: format!("this host counts at {own_khz} kHz and cannot scale"),
+        reason: format!("this host counts at {own_khz} kHz and cannot scale to that"),
     })
 }
 

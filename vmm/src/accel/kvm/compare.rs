@@ -1,5 +1,6 @@
 //! Whether KVM holds what it was given: a comparison field by field, and the list of what may differ.
 
+use hw::timer::clock::{HostTsc, TscPolicy};
 use vmstate::state::{StructValue, Value, VmState};
 
 use super::super::Difference;
@@ -23,6 +24,8 @@ struct Compared<'a> {
     loaded_in: &'a StructValue,
     /// Whether this KVM lets TSCs be set at all.
     sets_tsc: bool,
+    /// Whether the guest is to have its TSC's speed.
+    tsc: TscPolicy,
 }
 
 impl Compared<'_> {
@@ -97,10 +100,12 @@ pub const TOLERATED: &[Tolerated] = &[
     Tolerated {
         description: "guest-clock",
         field: "tsc_khz",
-        reason: "hosts measure the same oscillator with small differences; larger ones were refused at the load",
+        reason: "hosts measure the same oscillator with small differences; larger ones were refused at the load, unless \
+                 the user asked for them",
         allows: |compared| {
-            let (loaded, read) = (number(compared.loaded), number(compared.read));
-            loaded.abs_diff(read) * 1_000_000 <= loaded * 250
+            let khz = u32::try_from(number(compared.read)).unwrap_or(0);
+            let here = HostTsc { khz, scales: false };
+            here.is_near(number(compared.loaded)) || compared.tsc == TscPolicy::Tolerate
         },
     },
     Tolerated {
@@ -169,14 +174,16 @@ pub const TOLERATED: &[Tolerated] = &[
 /// Compares states of objects.
 pub struct Comparison {
     sets_tsc: bool,
+    tsc: TscPolicy,
     found: Vec<Difference>,
 }
 
 impl Comparison {
     /// A comparison on a KVM that lets TSCs be set, or does not.
-    pub fn new(sets_tsc: bool) -> Self {
+    pub fn new(sets_tsc: bool, tsc: TscPolicy) -> Self {
         Self {
             sets_tsc,
+            tsc,
             found: Vec::new(),
         }
     }
@@ -218,6 +225,7 @@ impl Comparison {
                     read,
                     loaded_in,
                     sets_tsc: self.sets_tsc,
+                    tsc: self.tsc,
                 };
                 let tolerated = TOLERATED
                     .iter()
@@ -262,7 +270,7 @@ mod tests {
     use hw::timer::clock::ClockState;
 
     fn fields<S: VmState>(loaded: &S, read: &S, sets_tsc: bool) -> Vec<String> {
-        let mut comparison = Comparison::new(sets_tsc);
+        let mut comparison = Comparison::new(sets_tsc, TscPolicy::Keep);
         comparison.object("/x", loaded, read);
         comparison
             .found()
@@ -373,7 +381,7 @@ mod tests {
                 Some(outer) => StructValue::new(1).with(outer, Value::Struct(state)),
             }
         };
-        let mut comparison = Comparison::new(sets_tsc);
+        let mut comparison = Comparison::new(sets_tsc, TscPolicy::Keep);
         let place = Place {
             path: "/x",
             description,
@@ -439,6 +447,23 @@ mod tests {
         assert!(fields(&loaded, &later, true).is_empty());
         assert_eq!(fields(&loaded, &earlier, true), ["/x: tsc", "/x: kvmclock_ns"]);
         assert_eq!(fields(&loaded, &earlier, false), ["/x: kvmclock_ns"]);
+    }
+
+    #[test]
+    fn another_frequency_is_none_only_where_it_was_asked_for() {
+        let loaded = ClockState {
+            tsc_khz: 2_000_000,
+            ..ClockState::default()
+        };
+        let read = ClockState {
+            tsc_khz: 3_000_000,
+            ..loaded.clone()
+        };
+        for (policy, wanted) in [(TscPolicy::Keep, 1), (TscPolicy::Tolerate, 0)] {
+            let mut comparison = Comparison::new(true, policy);
+            comparison.object("/x", &loaded, &read);
+            assert_eq!(comparison.found().len(), wanted, "{policy:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hw::i386::xsave::XsaveLayout;
 use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::{I8259, I8259State};
 use hw::intc::ioapic::{Ioapic, IoapicState};
-use hw::timer::clock::{ClockState, GuestClock};
+use hw::timer::clock::{ClockState, GuestClock, TscPolicy};
 use hw::timer::i8254::{I8254, I8254State};
 use vmstate::qom::Obj;
 
@@ -58,6 +58,8 @@ pub struct SyncContext<'a> {
     pub platform: &'a Platform,
     /// Where this host keeps components of an XSAVE area.
     pub xsave: XsaveLayout,
+    /// What becomes of a guest whose TSC cannot have its speed here.
+    pub tsc: TscPolicy,
 }
 
 impl SyncContext<'_> {

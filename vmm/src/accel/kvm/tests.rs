@@ -8,7 +8,7 @@ use hw::i386::msr_account::{MsrVerdict, verdict};
 use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::I8259;
 use hw::memory::DirtyClient;
-use hw::timer::clock::{ClockState, GuestClock, TimePolicy};
+use hw::timer::clock::{ClockState, GuestClock, TimePolicy, TscPolicy};
 use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap};
 use vmstate::qom::{Obj, ObjectPart};
 
@@ -119,7 +119,7 @@ fn held(guest: &Guest) -> Vec<(CpuState, ApicState)> {
 }
 
 fn differences(one: &[(CpuState, ApicState)], other: &[(CpuState, ApicState)]) -> Vec<String> {
-    let mut comparison = Comparison::new(true);
+    let mut comparison = Comparison::new(true, TscPolicy::Keep);
     for (one, other) in one.iter().zip(other) {
         comparison.object("cpu", &one.0, &other.0);
         comparison.object("apic", &one.1, &other.1);
@@ -525,6 +525,36 @@ fn guest_time_stands_still_during_a_pause() {
     guest.accel.resume(TimePolicy::JumpToNow).expect("runs");
     guest.accel.pause().expect("pauses");
     assert!(clock(&guest).kvmclock_ns - before.kvmclock_ns >= stood);
+}
+
+#[test]
+fn a_frequency_that_the_host_cannot_give_fails_the_load_unless_it_is_tolerated() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, COUNT);
+    guest.accel.pause().expect("pauses");
+    part::<GuestClock>(&guest, "/machine/clock").state().lock().tsc_khz *= 2;
+    if guest.accel.tsc_scales() {
+        guest.accel.push().expect("loads");
+        assert_eq!(guest.accel.readback_compare().expect("reads"), []);
+        return;
+    }
+    let error = guest.accel.push().expect_err("cannot scale").to_string();
+    assert!(
+        error.contains("the TSC frequency of vCPU 0") && error.contains("kHz"),
+        "{error}"
+    );
+    guest.accel.set_tsc_policy(TscPolicy::Tolerate);
+    guest.accel.push().expect("loads");
+    assert_eq!(guest.accel.readback_compare().expect("reads"), []);
+    let count = guest.word(COUNTER);
+    guest.run();
+    guest.wait_for_change(COUNTER, count);
+    guest.accel.pause().expect("pauses");
+    assert_eq!(
+        clock(&guest).tsc_khz,
+        guest.accel.tsc_khz(),
+        "it counts at the host's speed now"
+    );
 }
 
 #[test]

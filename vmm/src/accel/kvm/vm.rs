@@ -13,7 +13,7 @@ use hw::i386::cpuid::{CpuidTable, LEAF_FEATURES, has_subleaves};
 use hw::i386::msr::{self, MsrState};
 use hw::intc::apic::{Apic, ApicState};
 use hw::memory::AddressSpace;
-use hw::timer::clock::TimePolicy;
+use hw::timer::clock::{TimePolicy, TscPolicy};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config};
 use parking_lot::{Mutex, MutexGuard};
 use vmstate::qom::{Obj, Object};
@@ -55,6 +55,7 @@ struct Machine {
     phase: Phase,
     /// In order of APIC ids.
     cpus: Vec<Arc<KvmCpu>>,
+    tsc: TscPolicy,
 }
 
 /// Where the state of the guest is.
@@ -92,6 +93,7 @@ impl KvmVm {
             machine: Mutex::new(Machine {
                 phase: Phase::Fresh,
                 cpus: Vec::new(),
+                tsc: TscPolicy::default(),
             }),
         })
     }
@@ -145,6 +147,7 @@ impl KvmVm {
             cpus: &machine.cpus,
             platform,
             xsave: self.system.xsave_layout()?,
+            tsc: machine.tsc,
         })
     }
 
@@ -222,6 +225,14 @@ impl Accelerator for KvmVm {
 
     fn tsc_khz(&self) -> u32 {
         ioctl::get_vm_tsc_khz(self.vm.fd()).unwrap_or(0)
+    }
+
+    fn tsc_scales(&self) -> bool {
+        clock::scales(&self.vm)
+    }
+
+    fn set_tsc_policy(&self, policy: TscPolicy) {
+        self.machine.lock().tsc = policy;
     }
 
     fn attach_memory(&self, memory: &AddressSpace, io: &AddressSpace) -> Result<(), AccelError> {
@@ -403,7 +414,7 @@ impl Accelerator for KvmVm {
         let machine = self.still()?;
         let cx = self.context(&machine)?;
         let (loaded, read) = (state::from_objects(&cx), state::read(&cx)?);
-        let mut comparison = Comparison::new(clock::heeds_offsets(&cx));
+        let mut comparison = Comparison::new(clock::heeds_offsets(&cx), machine.tsc);
         for (cpu, (loaded, read)) in cx.cpus.iter().zip(loaded.cpus.iter().zip(&read.cpus)) {
             comparison.object(&cpu.cpu.object().path(), &loaded.cpu, &read.cpu);
             comparison.object(&cpu.apic.object().path(), &loaded.apic, &read.apic);
