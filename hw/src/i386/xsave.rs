@@ -89,6 +89,21 @@ pub struct PkruState {
     pub pkru: u32,
 }
 
+/// How AMX's tiles are cut, component 17.
+#[derive(VmState, Clone, Debug, PartialEq)]
+pub struct TileConfigState {
+    /// TILECFG.
+    pub config: [u8; 64],
+}
+
+/// AMX's tiles, component 18.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+pub struct TileDataState {
+    /// TMM0 to TMM7, rows of 64 bytes, little endian.
+    #[vmstate(max = 8)]
+    pub tiles: Vec<[u8; 1024]>,
+}
+
 /// All components that Tern describes.
 #[derive(VmState, Clone, Debug, PartialEq)]
 pub struct XsaveState {
@@ -108,6 +123,10 @@ pub struct XsaveState {
     pub high_zmm: Option<HighZmmState>,
     /// The protection keys' rights, unless initial.
     pub pkru: Option<PkruState>,
+    /// How AMX's tiles are cut, unless initial.
+    pub tile_config: Option<TileConfigState>,
+    /// AMX's tiles, unless initial.
+    pub tile_data: Option<TileDataState>,
 }
 
 impl Default for XsaveState {
@@ -121,12 +140,14 @@ impl Default for XsaveState {
             zmm_high: None,
             high_zmm: None,
             pkru: None,
+            tile_config: None,
+            tile_data: None,
         }
     }
 }
 
 /// The components that Tern describes, as bits of XCR0.
-pub const DESCRIBED_COMPONENTS: u64 = X87 | SSE | AVX | OPMASK | ZMM_HIGH | HIGH_ZMM | PKRU;
+pub const DESCRIBED_COMPONENTS: u64 = X87 | SSE | AVX | OPMASK | ZMM_HIGH | HIGH_ZMM | PKRU | TILE_CONFIG | TILE_DATA;
 
 const X87: u64 = 1;
 const SSE: u64 = 1 << 1;
@@ -135,15 +156,63 @@ const OPMASK: u64 = 1 << 5;
 const ZMM_HIGH: u64 = 1 << 6;
 const HIGH_ZMM: u64 = 1 << 7;
 const PKRU: u64 = 1 << 9;
+const TILE_CONFIG: u64 = 1 << 17;
+const TILE_DATA: u64 = 1 << 18;
+/// Tiles that a processor has.
+const TILES: usize = 8;
+
+/// The components' names, by number, as Intel's manual has them.
+const NAMES: &[(u32, &str)] = &[
+    (0, "x87"),
+    (1, "SSE"),
+    (2, "AVX"),
+    (3, "MPX bound registers"),
+    (4, "MPX bound configuration"),
+    (5, "AVX-512 opmask"),
+    (6, "AVX-512 upper halves"),
+    (7, "AVX-512 upper registers"),
+    (8, "processor trace"),
+    (9, "PKRU"),
+    (10, "PASID"),
+    (11, "CET user"),
+    (12, "CET supervisor"),
+    (14, "user interrupts"),
+    (15, "last branch records"),
+    (17, "AMX tile configuration"),
+    (18, "AMX tile data"),
+    (19, "APX"),
+];
+
+/// What a component is called, with its number.
+fn name(component: u32) -> String {
+    match NAMES.iter().find(|(number, _)| *number == component) {
+        Some((_, name)) => format!("{component} ({name})"),
+        None => component.to_string(),
+    }
+}
+
+fn names(components: u64) -> String {
+    let named: Vec<_> = (0..64).filter(|bit| components & (1 << bit) != 0).map(name).collect();
+    named.join(", ")
+}
+
+/// The components that a guest can have in use: what its table offers. One without XSAVE has the first two.
+#[must_use]
+pub fn components_of(guest: &CpuidTable) -> u64 {
+    let offered = guest
+        .get(LEAF_XSAVE, 0)
+        .map_or(0, |entry| (u64::from(entry.edx) << 32) | u64::from(entry.eax));
+    offered | X87 | SSE
+}
 
 /// Why an XSAVE area could not be taken apart.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum XsaveError {
     /// The processor uses components that Tern has no description for.
-    #[error("the processor has XSAVE components {0:#x} in use, which Tern does not describe")]
+    #[error("the processor has XSAVE components in use that Tern does not describe: {}", names(*.0))]
     Undescribed(u64),
     /// A component's place is not known or lies outside the area.
-    #[error("this host's XSAVE area has no room for component {0}; it cannot take this guest's state")]
+    #[error("this host's XSAVE area has no room for component {}; it cannot take this guest's state", name(*.0))]
     NoRoom(u32),
 }
 
@@ -170,13 +239,14 @@ impl XsaveLayout {
         Self { offsets }
     }
 
-    /// Takes an area apart.
+    /// Takes an area apart, of whose components the guest can have `possible` in use. (Some kernels show others of the
+    /// host as well, and refuse them when they are to be set.)
     ///
     /// # Errors
     ///
     /// Where the area holds what Tern does not describe, so that it would be lost.
-    pub fn take_apart(&self, area: &[u8]) -> Result<XsaveState, XsaveError> {
-        let in_use = u64::from_le_bytes(bytes(area, HEADER));
+    pub fn take_apart(&self, area: &[u8], possible: u64) -> Result<XsaveState, XsaveError> {
+        let in_use = u64::from_le_bytes(bytes(area, HEADER)) & possible;
         let undescribed = in_use & !DESCRIBED_COMPONENTS;
         if undescribed != 0 {
             return Err(XsaveError::Undescribed(undescribed));
@@ -211,6 +281,14 @@ impl XsaveLayout {
             pkru: self.part(area, in_use, PKRU, 4)?.map(|part| PkruState {
                 pkru: u32::from_le_bytes(bytes(part, 0)),
             }),
+            tile_config: self
+                .part(area, in_use, TILE_CONFIG, 64)?
+                .map(|part| TileConfigState { config: bytes(part, 0) }),
+            tile_data: self
+                .part(area, in_use, TILE_DATA, TILES * 1024)?
+                .map(|part| TileDataState {
+                    tiles: (0..TILES).map(|number| bytes(part, number * 1024)).collect(),
+                }),
         })
     }
 
@@ -230,6 +308,8 @@ impl XsaveLayout {
             zmm_high,
             high_zmm,
             pkru,
+            tile_config,
+            tile_data,
         } = state;
         let mut in_use = 0;
         area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
@@ -257,6 +337,9 @@ impl XsaveLayout {
         if let Some(SseState { xmm }) = sse {
             in_use |= SSE;
             put(&mut area[XMM..], xmm, 16);
+        } else if *mxcsr != XsaveState::default().mxcsr {
+            // Kernels look at MXCSR only where one of those in use is a component that it belongs to.
+            in_use |= SSE;
         }
         if let Some(AvxState { ymm_high }) = avx {
             put(self.part_mut(area, &mut in_use, AVX, 256)?, ymm_high, 16);
@@ -276,6 +359,12 @@ impl XsaveLayout {
         }
         if let Some(PkruState { pkru }) = pkru {
             put(self.part_mut(area, &mut in_use, PKRU, 4)?, &[pkru.to_le_bytes()], 4);
+        }
+        if let Some(TileConfigState { config }) = tile_config {
+            put(self.part_mut(area, &mut in_use, TILE_CONFIG, 64)?, &[*config], 64);
+        }
+        if let Some(TileDataState { tiles }) = tile_data {
+            put(self.part_mut(area, &mut in_use, TILE_DATA, TILES * 1024)?, tiles, 1024);
         }
         area[HEADER..HEADER + 8].copy_from_slice(&in_use.to_le_bytes());
         Ok(())
@@ -359,6 +448,8 @@ mod tests {
             entry(6, 0x200, 0x380),
             entry(7, 0x400, 0x580),
             entry(9, 8, 0x980),
+            entry(17, 64, 0xac0),
+            entry(18, 8192, 0xb00),
         ]))
     }
 
@@ -383,29 +474,71 @@ mod tests {
             zmm_high: Some(ZmmHighState { zmm_high: fill(4) }),
             high_zmm: Some(HighZmmState { zmm: fill(5) }),
             pkru: Some(PkruState { pkru: 0x5555_5554 }),
+            tile_config: Some(TileConfigState { config: [6; 64] }),
+            tile_data: Some(TileDataState {
+                tiles: fill::<1024, 8>(7).to_vec(),
+            }),
         }
     }
 
     #[test]
     fn every_component_goes_in_and_comes_out() {
-        let mut area = vec![0; 4096];
+        let mut area = vec![0; 0xb00 + 8192];
         layout().put_together(&busy(), &mut area).expect("fits");
-        assert_eq!(layout().take_apart(&area), Ok(busy()));
+        assert_eq!(layout().take_apart(&area, u64::MAX), Ok(busy()));
     }
 
     #[test]
     fn components_at_rest_have_no_contents() {
         let mut area = vec![0; 4096];
         layout().put_together(&XsaveState::default(), &mut area).expect("fits");
-        assert_eq!(layout().take_apart(&area), Ok(XsaveState::default()));
+        assert_eq!(layout().take_apart(&area, u64::MAX), Ok(XsaveState::default()));
         assert_eq!(area[HEADER..HEADER + 8], [0; 8]);
     }
 
     #[test]
-    fn contents_that_would_be_lost_are_refused() {
+    fn contents_that_would_be_lost_are_refused_by_name() {
         let mut area = vec![0; 4096];
-        area[HEADER + 2] = 0b10; // TILECFG
-        assert_eq!(layout().take_apart(&area), Err(XsaveError::Undescribed(1 << 17)));
+        area[HEADER + 1] = 0b1000; // CET user
+        let error = layout().take_apart(&area, u64::MAX).expect_err("undescribed");
+        assert_eq!(error, XsaveError::Undescribed(1 << 11));
+        assert!(
+            error.to_string().ends_with("does not describe: 11 (CET user)"),
+            "{error}"
+        );
+        assert!(XsaveError::NoRoom(18).to_string().contains("18 (AMX tile data)"));
+    }
+
+    #[test]
+    fn what_the_guest_cannot_have_in_use_is_not_its_state() {
+        let mut area = vec![0; 0xb00 + 8192];
+        layout().put_together(&busy(), &mut area).expect("fits");
+        let plain = layout()
+            .take_apart(&area, components_of(&CpuidTable::default()))
+            .expect("described");
+        let wanted = XsaveState {
+            mxcsr: busy().mxcsr,
+            x87: busy().x87,
+            sse: busy().sse,
+            ..XsaveState::default()
+        };
+        assert_eq!(plain, wanted);
+        let offering = CpuidTable::new([CpuidEntry {
+            eax: 0x207,
+            ..CpuidEntry::new(LEAF_XSAVE, 0)
+        }]);
+        assert_eq!(components_of(&offering), 0x207);
+    }
+
+    #[test]
+    fn mxcsr_is_kept_also_where_no_register_that_it_belongs_to_is_in_use() {
+        let state = XsaveState {
+            mxcsr: 0x1fa0,
+            ..XsaveState::default()
+        };
+        let mut area = vec![0; 4096];
+        layout().put_together(&state, &mut area).expect("fits");
+        assert_eq!(area[HEADER], 0b10);
     }
 
     #[test]

@@ -419,10 +419,12 @@ pub(super) fn write_xcr0(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
 }
 
 pub(super) fn read_xsave(cx: &SyncContext<'_>, state: &mut HeldState) -> Outcome {
+    let mut area = vec![0; cx.xsave_size];
     for (cpu, held) in cx.each_mut(state) {
-        let area =
-            ioctl::get_xsave(cpu.vcpu.handle().fd()).map_err(|error| refused(cpu, "to tell the XSAVE area", error))?;
-        held.cpu.xsave = cx.xsave.take_apart(&area).map_err(|error| AccelError::Undescribed {
+        ioctl::get_xsave(cpu.vcpu.handle().fd(), &mut area)
+            .map_err(|error| refused(cpu, "to tell the XSAVE area", error))?;
+        let taken = cx.xsave.take_apart(&area, cpu.components);
+        held.cpu.xsave = taken.map_err(|error| AccelError::Undescribed {
             vcpu: cpu.vcpu.apic_id(),
             what: error.to_string(),
         })?;
@@ -431,8 +433,9 @@ pub(super) fn read_xsave(cx: &SyncContext<'_>, state: &mut HeldState) -> Outcome
 }
 
 pub(super) fn write_xsave(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
+    let mut area = vec![0; cx.xsave_size];
     for (cpu, held) in cx.each(state) {
-        let mut area = [0; ioctl::XSAVE_AREA];
+        area.fill(0);
         cx.xsave
             .put_together(&held.cpu.xsave, &mut area)
             .map_err(|error| AccelError::CannotHold {

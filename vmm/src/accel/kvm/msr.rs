@@ -83,9 +83,18 @@ pub(super) fn write(cx: &SyncContext<'_>, state: &HeldState) -> Result<(), Accel
         .try_for_each(|(cpu, held)| write_one(cpu, &held.cpu.msrs))
 }
 
+/// Writes the registers of one vCPU that do not hold their values yet. Of a new VM these are few; some KVMs refuse, or note in
+/// the host's log, also what changes nothing.
 fn write_one(cpu: &KvmCpu, state: &MsrState) -> Result<(), AccelError> {
+    let held = read_one(cpu)?;
     let wall_clock = WallClock::keep(cpu, state);
-    let mut rows = cpu.msrs.as_slice();
+    let differing: Vec<_> = cpu
+        .msrs
+        .iter()
+        .copied()
+        .filter(|row| (row.get)(state) != (row.get)(&held))
+        .collect();
+    let mut rows = differing.as_slice();
     while !rows.is_empty() {
         let batch = batch(rows.iter().map(|row| (row.index, (row.get)(state))))?;
         let count = cpu

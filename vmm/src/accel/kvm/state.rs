@@ -34,6 +34,8 @@ pub struct KvmCpu {
     pub cpuid: CpuidTable,
     /// The model-specific registers that follow from that.
     pub msrs: Vec<&'static MsrRow>,
+    /// The XSAVE components that follow from it.
+    pub components: u64,
 }
 
 /// The objects that stand for the chips which a VM has once.
@@ -58,6 +60,8 @@ pub struct SyncContext<'a> {
     pub platform: &'a Platform,
     /// Where this host keeps components of an XSAVE area.
     pub xsave: XsaveLayout,
+    /// How long an XSAVE area is.
+    pub xsave_size: usize,
     /// What becomes of a guest whose TSC cannot have its speed here.
     pub tsc: TscPolicy,
 }

@@ -11,6 +11,7 @@ use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpu_state::CpuState;
 use hw::i386::cpuid::{CpuidTable, LEAF_FEATURES, has_subleaves};
 use hw::i386::msr::{self, MsrState};
+use hw::i386::xsave::components_of;
 use hw::intc::apic::{Apic, ApicState};
 use hw::memory::AddressSpace;
 use hw::timer::clock::{TimePolicy, TscPolicy};
@@ -47,6 +48,7 @@ pub struct KvmVm {
     events: Arc<dyn VcpuEvents>,
     bus: OnceLock<Bus>,
     platform: OnceLock<Platform>,
+    xsave_size: OnceLock<usize>,
     machine: Mutex<Machine>,
 }
 
@@ -90,6 +92,7 @@ impl KvmVm {
             events,
             bus: OnceLock::new(),
             platform: OnceLock::new(),
+            xsave_size: OnceLock::new(),
             machine: Mutex::new(Machine {
                 phase: Phase::Fresh,
                 cpus: Vec::new(),
@@ -147,6 +150,7 @@ impl KvmVm {
             cpus: &machine.cpus,
             platform,
             xsave: self.system.xsave_layout()?,
+            xsave_size: *self.xsave_size.get_or_init(|| ioctl::xsave_size(self.vm.fd())),
             tsc: machine.tsc,
         })
     }
@@ -320,6 +324,7 @@ impl Accelerator for KvmVm {
             cpu,
             apic,
             msrs: msr::rows_for(&cpuid).collect(),
+            components: components_of(&cpuid),
             cpuid,
         };
         let at = machine.cpus.partition_point(|other| other.vcpu.apic_id() < apic_id);

@@ -14,18 +14,23 @@ use std::os::fd::AsRawFd;
 
 use hw::memory::EventFdSection;
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
-    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_ioapic_state, kvm_ioeventfd,
-    kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_irqchip,
-    kvm_pic_state, kvm_sregs2, kvm_xsave,
+    KVM_CAP_XSAVE2, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_VCPU_TSC_CTRL,
+    KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr,
+    kvm_ioapic_state, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    kvm_ioeventfd_flag_nr_pio, kvm_irqchip, kvm_pic_state, kvm_sregs2, kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use libc::c_ulong;
-use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl, ioctl_expr, ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::ioctl::{
+    _IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl, ioctl_expr, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr,
+    ioctl_with_ref,
+};
 
 const KVM_CLEAR_DIRTY_LOG: c_ulong = ioctl_expr(_IOC_READ | _IOC_WRITE, KVMIO, 0xc0, size::<kvm_clear_dirty_log>());
 const KVM_IOEVENTFD: c_ulong = ioctl_expr(_IOC_WRITE, KVMIO, 0x79, size::<kvm_ioeventfd>());
 const KVM_GET_TSC_KHZ: c_ulong = ioctl_expr(_IOC_NONE, KVMIO, 0xa3, 0);
+const KVM_GET_XSAVE2: c_ulong = ioctl_expr(_IOC_READ, KVMIO, 0xcf, size::<kvm_xsave>());
+const KVM_SET_XSAVE: c_ulong = ioctl_expr(_IOC_WRITE, KVMIO, 0xa5, size::<kvm_xsave>());
 const KVM_GET_SREGS2: c_ulong = ioctl_expr(_IOC_READ, KVMIO, 0xcc, size::<kvm_sregs2>());
 const KVM_SET_SREGS2: c_ulong = ioctl_expr(_IOC_WRITE, KVMIO, 0xcd, size::<kvm_sregs2>());
 const KVM_SET_DEVICE_ATTR: c_ulong = ioctl_expr(_IOC_WRITE, KVMIO, 0xe1, size::<kvm_device_attr>());
@@ -136,28 +141,34 @@ fn tsc_offset_attribute(offset: *mut u64) -> kvm_device_attr {
     }
 }
 
-/// Bytes of an XSAVE area as KVM hands it over: dynamically enabled components, which need more, are never enabled here.
-pub const XSAVE_AREA: usize = size_of::<[u32; 1024]>();
+/// The least bytes of an XSAVE area as KVM hands it over. Components that a process enables by itself need more.
+const XSAVE_AREA: usize = size_of::<[u32; 1024]>();
 
-/// The XSAVE area in standard format.
-pub fn get_xsave(vcpu: &VcpuFd) -> io::Result<[u8; XSAVE_AREA]> {
-    let xsave = vcpu.get_xsave()?;
-    let mut area = [0; XSAVE_AREA];
-    for (bytes, word) in area.chunks_exact_mut(4).zip(xsave.region) {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
-    Ok(area)
+/// How long the XSAVE areas of a VM's vCPUs are.
+pub fn xsave_size(vm: &VmFd) -> usize {
+    let told = vm.check_extension_raw(KVM_CAP_XSAVE2.into());
+    usize::try_from(told).unwrap_or(0).max(XSAVE_AREA)
 }
 
-/// Sets the XSAVE area in standard format.
-pub fn set_xsave(vcpu: &VcpuFd, area: &[u8; XSAVE_AREA]) -> io::Result<()> {
-    let mut xsave = kvm_xsave::default();
-    for (word, bytes) in xsave.region.iter_mut().zip(area.chunks_exact(4)) {
-        *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+/// Reads the XSAVE area in standard format into `area`, which is as long as [`xsave_size`] says.
+pub fn get_xsave(vcpu: &VcpuFd, area: &mut [u8]) -> io::Result<()> {
+    check_xsave_area(area)?;
+    // SAFETY: the kernel writes as many bytes as it told, which `area` has.
+    result(unsafe { ioctl_with_mut_ptr(vcpu, KVM_GET_XSAVE2, area.as_mut_ptr()) })
+}
+
+/// Sets the XSAVE area in standard format from `area`, which is as long as [`xsave_size`] says.
+pub fn set_xsave(vcpu: &VcpuFd, area: &[u8]) -> io::Result<()> {
+    check_xsave_area(area)?;
+    // SAFETY: the kernel reads as many bytes as it told, which `area` has.
+    result(unsafe { ioctl_with_ptr(vcpu, KVM_SET_XSAVE, area.as_ptr()) })
+}
+
+fn check_xsave_area(area: &[u8]) -> io::Result<()> {
+    if area.len() < XSAVE_AREA {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: the kernel reads more than the 4096 bytes only for components that a process enables by arch_prctl, which
-    // this one never does.
-    Ok(unsafe { vcpu.set_xsave(&xsave) }?)
+    Ok(())
 }
 
 /// The registers of the primary 8259 and of the secondary one.
