@@ -146,6 +146,40 @@ impl Default for XsaveState {
     }
 }
 
+impl XsaveState {
+    /// Drops what is at rest of the components that are not among `offered`.
+    fn drop_rest(&mut self, offered: u64) {
+        fn drop<T: PartialEq>(component: &mut Option<T>, rest: &T) {
+            if component.as_ref() == Some(rest) {
+                *component = None;
+            }
+        }
+        let not = |component| offered & component == 0;
+        if not(AVX) {
+            drop(&mut self.avx, &AvxState::default());
+        }
+        if not(OPMASK) {
+            drop(&mut self.opmask, &OpmaskState::default());
+        }
+        if not(ZMM_HIGH) {
+            drop(&mut self.zmm_high, &ZmmHighState::default());
+        }
+        if not(HIGH_ZMM) {
+            drop(&mut self.high_zmm, &HighZmmState::default());
+        }
+        if not(PKRU) {
+            drop(&mut self.pkru, &PkruState::default());
+        }
+        if not(TILE_CONFIG) {
+            drop(&mut self.tile_config, &TileConfigState { config: [0; 64] });
+        }
+        if not(TILE_DATA) {
+            let tiles = vec![[0; 1024]; TILES];
+            drop(&mut self.tile_data, &TileDataState { tiles });
+        }
+    }
+}
+
 /// The components that Tern describes, as bits of XCR0.
 pub const DESCRIBED_COMPONENTS: u64 = X87 | SSE | AVX | OPMASK | ZMM_HIGH | HIGH_ZMM | PKRU | TILE_CONFIG | TILE_DATA;
 
@@ -196,7 +230,7 @@ fn names(components: u64) -> String {
     named.join(", ")
 }
 
-/// The components that a guest can have in use: what its table offers. One without XSAVE has the first two.
+/// The components that a guest's table offers. One without XSAVE has the first two.
 #[must_use]
 pub fn components_of(guest: &CpuidTable) -> u64 {
     let offered = guest
@@ -239,20 +273,20 @@ impl XsaveLayout {
         Self { offsets }
     }
 
-    /// Takes an area apart, of whose components the guest can have `possible` in use. (Some kernels show others of the
-    /// host as well, and refuse them when they are to be set.)
+    /// Takes an area apart, of whose components the guest was offered `offered`. (Some kernels show others of the host as well,
+    /// at rest, and refuse them when they are to be set. Some let guests use what they were not offered; that is kept.)
     ///
     /// # Errors
     ///
     /// Where the area holds what Tern does not describe, so that it would be lost.
-    pub fn take_apart(&self, area: &[u8], possible: u64) -> Result<XsaveState, XsaveError> {
-        let in_use = u64::from_le_bytes(bytes(area, HEADER)) & possible;
+    pub fn take_apart(&self, area: &[u8], offered: u64) -> Result<XsaveState, XsaveError> {
+        let in_use = u64::from_le_bytes(bytes(area, HEADER));
         let undescribed = in_use & !DESCRIBED_COMPONENTS;
         if undescribed != 0 {
             return Err(XsaveError::Undescribed(undescribed));
         }
         let has = |component: u64| in_use & component != 0;
-        Ok(XsaveState {
+        let mut state = XsaveState {
             mxcsr: u32::from_le_bytes(bytes(area, 24)),
             x87: has(X87).then(|| X87State {
                 control: u16::from_le_bytes(bytes(area, 0)),
@@ -289,7 +323,9 @@ impl XsaveLayout {
                 .map(|part| TileDataState {
                     tiles: (0..TILES).map(|number| bytes(part, number * 1024)).collect(),
                 }),
-        })
+        };
+        state.drop_rest(offered);
+        Ok(state)
     }
 
     /// Fills `area`, which is zeros and at least [`Self::MIN_AREA`] long.
@@ -510,24 +546,28 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guest_cannot_have_in_use_is_not_its_state() {
+    fn what_a_guest_was_not_offered_is_its_state_only_where_it_is_in_use() {
+        let offered = components_of(&CpuidTable::default());
         let mut area = vec![0; 0xb00 + 8192];
         layout().put_together(&busy(), &mut area).expect("fits");
-        let plain = layout()
-            .take_apart(&area, components_of(&CpuidTable::default()))
-            .expect("described");
+        assert_eq!(layout().take_apart(&area, offered), Ok(busy()));
+        // All components of the host, of which only the first two hold something.
+        area[HEADER + 64..].fill(0);
         let wanted = XsaveState {
             mxcsr: busy().mxcsr,
             x87: busy().x87,
             sse: busy().sse,
             ..XsaveState::default()
         };
-        assert_eq!(plain, wanted);
+        assert_eq!(layout().take_apart(&area, offered), Ok(wanted));
         let offering = CpuidTable::new([CpuidEntry {
             eax: 0x207,
             ..CpuidEntry::new(LEAF_XSAVE, 0)
         }]);
-        assert_eq!(components_of(&offering), 0x207);
+        let offered = components_of(&offering);
+        assert_eq!(offered, 0x207);
+        let shown = layout().take_apart(&area, offered).expect("described");
+        assert_eq!((shown.pkru, shown.opmask), (Some(PkruState::default()), None));
     }
 
     #[test]
