@@ -102,7 +102,7 @@ fn rests(value: &Value) -> bool {
         Value::Bytes(bytes) => bytes.iter().all(|byte| *byte == 0),
         Value::Array(values) => values.iter().all(rests),
         Value::Struct(fields) => fields.fields().all(|(name, value)| {
-            let control = &*name == "control" && *value == Value::Uint(CONTROL_AT_REST);
+            let control = name == "control" && *value == Value::Uint(CONTROL_AT_REST);
             control || rests(value)
         }),
         _ => false,
