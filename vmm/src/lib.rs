@@ -12,7 +12,7 @@
 //! | [`tests`](../tern_tests/index.html), [`tools`](../tern_tools/index.html) | **what holds it to its word**: black-box tests, the benchmark |
 //!
 //! A newcomer's way: [`vm::Vm`] is a board with an accelerator; [`Board`](../hw/i386/microvm/struct.Board.html) is its tree;
-//! [`SourceVm`](../migration/vm/trait.SourceVm.html) is all that a transfer needs of it. `ARCHITECTURE.md` tells the three ways through the house
+//! [`SourceVm`](../migration/vm/trait.SourceVm.html) is all that a transfer needs of it. `ARCHITECTURE.md` tells the ways through the house
 //! (a register write, a dirty page, a field of state) with the files that they pass, and the order of locks.
 //!
 //! In this crate:
