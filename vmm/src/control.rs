@@ -10,6 +10,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use vmstate::qom::{Object, TypeTable};
 
+use crate::accel::HostFeatures;
 use crate::run_state::{IllegalTransition, RunState};
 
 pub use crate::migration_info::{JobId, MigrationInfo, MigrationParameters, MigrationStatus, PauseReport, RamInfo};
@@ -112,6 +113,13 @@ pub trait Control: Send + Sync {
 
     /// The types that the VM's objects are made from.
     fn types(&self) -> Arc<TypeTable>;
+
+    /// What guests can be given on this host.
+    ///
+    /// # Errors
+    ///
+    /// The accelerator is not there, or does not tell.
+    fn host_features(&self) -> Result<HostFeatures, ControlError>;
 
     /// Tells `sink` of every later event, in order.
     fn subscribe(&self, sink: Arc<dyn EventSink>);

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use vmstate::qom::{Object, TypeTable};
 
 use crate::{
+    accel::HostFeatures,
     control::{
         AfterSnapshot, Control, ControlError, Ending, Event, EventHub, EventSink, JobId, MigrationInfo,
         MigrationParameters, MigrationStatus, Resolution, ShutdownReason, VmInfo,
@@ -211,6 +212,10 @@ impl Control for FakeVm {
 
     fn types(&self) -> Arc<TypeTable> {
         Arc::clone(&self.types)
+    }
+
+    fn host_features(&self) -> Result<HostFeatures, ControlError> {
+        Ok(HostFeatures::default())
     }
 
     fn subscribe(&self, sink: Arc<dyn EventSink>) {

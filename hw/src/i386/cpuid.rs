@@ -229,6 +229,18 @@ impl CpuidTable {
         vendor
     }
 
+    /// The processor's name, as guests show it.
+    #[must_use]
+    pub fn brand(&self) -> String {
+        let leaves = (LEAF_EXTENDED + 2..LEAF_EXTENDED + 5).map(|leaf| self.get(leaf, 0).copied().unwrap_or_default());
+        let letters: Vec<_> = leaves
+            .flat_map(|entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+            .flat_map(u32::to_le_bytes)
+            .take_while(|letter| *letter != 0)
+            .collect();
+        String::from_utf8_lossy(&letters).trim().to_owned()
+    }
+
     /// The table as the vCPU with `apic_id` sees it.
     #[must_use]
     pub fn for_vcpu(&self, apic_id: u32) -> Self {

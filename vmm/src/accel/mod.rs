@@ -32,8 +32,11 @@ use hw::memory::AddressSpace;
 use hw::timer::clock::{TimePolicy, TscPolicy};
 use vmstate::qom::{Obj, Object, ObjectPart, TypeTable};
 
+mod host_features;
 pub mod kvm;
 pub mod qtest;
+
+pub use host_features::HostFeatures;
 
 /// An accelerator as the command line names it.
 pub struct AccelKind {

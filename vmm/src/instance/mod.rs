@@ -16,6 +16,7 @@ use migration::switchover::DowntimeLimit;
 use thiserror::Error;
 use vmstate::qom::{Object, TypeTable};
 
+use crate::accel::HostFeatures;
 use crate::control::{
     AfterSnapshot, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventSink, JobId, MigrationInfo,
     MigrationParameters, Resolution, ShutdownReason, VmInfo,
@@ -320,6 +321,20 @@ impl Control for Instance {
 
     fn types(&self) -> Arc<TypeTable> {
         Arc::clone(&self.host.types)
+    }
+
+    fn host_features(&self) -> Result<HostFeatures, ControlError> {
+        let Host {
+            accelerator,
+            types,
+            hidden_features,
+            ..
+        } = &self.host;
+        let asked = match self.vm.get() {
+            Some(vm) => HostFeatures::of(vm.accelerator().as_ref(), hidden_features),
+            None => HostFeatures::ask(accelerator, types, hidden_features),
+        };
+        asked.map_err(|error| ControlError::Failed(error.to_string()))
     }
 
     fn subscribe(&self, sink: Arc<dyn EventSink>) {

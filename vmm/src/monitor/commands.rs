@@ -3,13 +3,14 @@
 //! Arguments are checked against the table before a command runs, so that a wrong or unknown one never leaves half a side effect.
 //! Commands run on the event loop and answer at once; what takes long they only start.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::LazyLock, time::Duration};
 
 use hw::core::MachineType;
 use serde_json::{Map, Value, json};
 use vmstate::qom::{Object, PropertyError, TypeKind};
 
 use super::{
+    cpu_models,
     qmp::{ErrorClass, QmpError, version},
     replies,
 };
@@ -49,6 +50,8 @@ pub enum Kind {
     Uint(u64),
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// An object, whose members the command checks.
+    Object,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Argument {
@@ -129,6 +132,23 @@ pub const COMMANDS: &[Command] = &[
         summary: "The commands that there are.",
         arguments: &[],
         run: |_, _| Ok(COMMANDS.iter().map(|command| json!({ "name": command.name })).collect()),
+    },
+    Command {
+        name: "query-cpu-definitions",
+        summary: "The CPU models, and what this host lacks of each.",
+        arguments: &[],
+        run: |vm, _| Ok(cpu_models::definitions(&vm.host_features()?)),
+    },
+    Command {
+        name: "query-cpu-model-expansion",
+        summary: "What a CPU model stands for: a model with a version and the difference (static), or every feature (full).",
+        arguments: &[
+            required("type", Kind::OneOf(&["static", "full"])),
+            required("model", Kind::Object),
+        ],
+        run: |vm, arguments| {
+            cpu_models::expansion(arguments.str("type"), arguments.object("model"), &vm.host_features()?)
+        },
     },
     Command {
         name: "query-machines",
@@ -268,6 +288,12 @@ impl Arguments {
         self.0.get(name)?.as_str()
     }
 
+    /// A required object.
+    fn object(&self, name: &str) -> &Map<String, Value> {
+        static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        self.0.get(name).and_then(Value::as_object).unwrap_or(&NOTHING)
+    }
+
     fn bool(&self, name: &str) -> Option<bool> {
         self.0.get(name)?.as_bool()
     }
@@ -283,6 +309,7 @@ impl Kind {
             |expected| QmpError::generic(format!("Invalid parameter type for '{name}', expected: {expected}"));
         match self {
             Self::Str => value.as_str().map(drop).ok_or_else(|| wrong_type("string")),
+            Self::Object => value.as_object().map(drop).ok_or_else(|| wrong_type("object")),
             Self::Bool => value.as_bool().map(drop).ok_or_else(|| wrong_type("boolean")),
             Self::Uint(max) => match value.as_u64() {
                 None => Err(wrong_type("integer")),

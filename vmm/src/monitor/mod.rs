@@ -19,6 +19,7 @@
 
 pub mod client;
 mod commands;
+mod cpu_models;
 mod framer;
 mod json;
 pub mod place;

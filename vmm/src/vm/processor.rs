@@ -1,21 +1,12 @@
 //! The processor of a VM on this host: made of what a user asks for, or brought along and found here.
 
-use hw::i386::cpu_model::{CpuSpec, HostCpu, Lack, lacks};
+use hw::i386::cpu_model::{CpuSpec, Lack, lacks};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::msr;
 use migration::vm::{Finding, PreflightReport, Recipe};
 
 use super::{CreateError, Host, describe};
-use crate::accel::{AccelError, Accelerator};
-
-impl Host {
-    /// What guests can be given here.
-    fn supported(&self, cpu: &HostCpu<'_>) -> CpuidTable {
-        let mut supported = cpu.supported.clone();
-        self.hidden_features.iter().for_each(|feature| supported.take(feature));
-        supported
-    }
-}
+use crate::accel::{Accelerator, HostFeatures};
 
 /// The table of CPUID that a new VM gets.
 pub(super) fn table(
@@ -24,12 +15,7 @@ pub(super) fn table(
     spec: &CpuSpec,
     cpus: u32,
 ) -> Result<CpuidTable, CreateError> {
-    let cpu = accelerator.host_cpu()?;
-    let here = HostCpu {
-        supported: &host.supported(&cpu),
-        ..cpu
-    };
-    let made = spec.table(&here, cpus);
+    let made = HostFeatures::of(accelerator, &host.hidden_features)?.table(spec, cpus);
     if made.missing.is_empty() {
         return Ok(made.table);
     }
@@ -45,12 +31,11 @@ pub(super) fn check(host: &Host, accelerator: &dyn Accelerator, recipe: &Recipe,
         subject: "cpu".to_owned(),
         because,
     };
-    let cpu = match accelerator.host_cpu() {
-        Ok(cpu) => cpu,
-        Err(error) => return report.refusals.push(finding(AccelError::to_string(&error))),
+    let HostFeatures { supported, .. } = match HostFeatures::of(accelerator, &host.hidden_features) {
+        Ok(features) => features,
+        Err(error) => return report.refusals.push(finding(error.to_string())),
     };
     let table = describe::cpuid_of(recipe);
-    let supported = host.supported(&cpu);
     let lacks = lacks(&table, &supported);
     if !lacks.is_empty() {
         report.refusals.push(finding(refusal(&table, &lacks, &recipe.cpu.name)));

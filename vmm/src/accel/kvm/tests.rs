@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use hw::i386::cpu::X86Cpu;
+use hw::i386::cpu_model::CpuSpec;
 use hw::i386::cpu_state::{CpuState, MpState};
+use hw::i386::cpuid::CpuidEntry;
 use hw::i386::msr_account::{MsrVerdict, verdict};
 use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::I8259;
@@ -42,6 +44,18 @@ const DIRTY: &[u8] = &[
     0xc6, 0x07, 0x01, // 1: mov byte [edi], 1
     0x81, 0xc7, 0x00, 0x20, 0x00, 0x00, // add edi, 0x2000
     0x49, 0x75, 0xf4, // dec ecx; jnz 1b
+    0xe6, 0x80, 0xeb, 0xfe, // out 0x80, al; jmp $
+];
+/// Asks CPUID the questions (EAX, ECX) from 0x8000 on, as many as the word at 0x7000 says, writes the answers from 0xa000 on
+/// and says something.
+const ASK: &[u8] = &[
+    0xbe, 0x00, 0x80, 0x00, 0x00, // mov esi, 0x8000
+    0xbf, 0x00, 0xa0, 0x00, 0x00, // mov edi, 0xa000
+    0x8b, 0x2d, 0x00, 0x70, 0x00, 0x00, // mov ebp, [0x7000]
+    0x8b, 0x06, 0x8b, 0x4e, 0x04, 0x0f, 0xa2, // 1: mov eax, [esi]; mov ecx, [esi+4]; cpuid
+    0x89, 0x07, 0x89, 0x5f, 0x04, 0x89, 0x4f, 0x08, 0x89, 0x57, 0x0c, // mov [edi], eax; and ebx, ecx, edx
+    0x83, 0xc6, 0x08, 0x83, 0xc7, 0x10, // add esi, 8; add edi, 16
+    0x4d, 0x75, 0xe5, // dec ebp; jnz 1b
     0xe6, 0x80, 0xeb, 0xfe, // out 0x80, al; jmp $
 ];
 /// Leaves state in every corner, says 0x42 and counts.
@@ -586,4 +600,54 @@ fn an_unknown_accelerator_is_refused_with_the_list() {
         .err()
         .expect("unknown");
     assert_eq!(error.to_string(), "there is no accelerator 'xen'; there are kvm, qtest");
+}
+
+/// What changes with the guest's control registers, and KVM keeps up: the sizes of XSAVE areas.
+fn follows_the_guest(entry: &CpuidEntry) -> CpuidEntry {
+    let mut fixed = *entry;
+    if matches!((entry.leaf, entry.subleaf), (0xd, 0 | 1)) {
+        fixed.ebx = 0;
+    }
+    fixed
+}
+
+#[test]
+fn a_guest_sees_the_table_that_it_was_given_and_nothing_else() {
+    let Some(_turn) = turn() else {
+        return;
+    };
+    let guest = Guest::new(2, ASK);
+    let host: CpuSpec = "host".parse().expect("always there");
+    let table = host
+        .table(&guest.accel.host_cpu().expect("it tells"), 2)
+        .table
+        .for_vcpu(0);
+    let asked = table.entries().iter().map(|entry| (entry.leaf, entry.subleaf));
+    // There are KVMs whose guests see these two leaves of the processor itself whatever KVM is told, which no VMM can mend.
+    let mut questions: Vec<_> = asked.filter(|(leaf, _)| !matches!(leaf, 1 | 7)).collect();
+    // Leaves that no model has: performance counters, processor trace, AMX, nested virtualisation, memory encryption.
+    questions.extend([(0xa, 0), (0x14, 0), (0x1d, 0), (0x8000_000a, 0), (0x8000_001f, 0)]);
+    let words: Vec<u8> = questions
+        .iter()
+        .flat_map(|(leaf, subleaf)| [leaf.to_le_bytes(), subleaf.to_le_bytes()].concat())
+        .collect();
+    guest.write(0x8000, &words);
+    guest.write(0x7000, &u32::try_from(questions.len()).expect("few").to_le_bytes());
+    guest.run();
+    assert!(matches!(guest.hear(), Heard::Byte(_)));
+    for (at, (leaf, subleaf)) in (0xa000u64..).step_by(16).zip(questions) {
+        let seen = CpuidEntry {
+            eax: guest.word(at),
+            ebx: guest.word(at + 4),
+            ecx: guest.word(at + 8),
+            edx: guest.word(at + 12),
+            ..CpuidEntry::new(leaf, subleaf)
+        };
+        let given = table
+            .get(leaf, subleaf)
+            .copied()
+            .unwrap_or(CpuidEntry::new(leaf, subleaf));
+        let given = follows_the_guest(&given);
+        assert_eq!(follows_the_guest(&seen), given, "leaf {leaf:#x}.{subleaf}");
+    }
 }

@@ -3,7 +3,7 @@
 use hw::i386::cpu_model::CpuSpec;
 use serde_json::json;
 
-use super::{Here, places};
+use super::{here, places};
 use crate::cli::{error::CliError, exit::Exit, messages::Messages};
 
 /// Say whether VMs of a model run on this host, and what it lacks if not.
@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
-    let here = Here::ask(&args.accel, messages)?;
+    let here = here(&args.accel, messages)?;
     let missing = here.table(&args.cpu, 1).missing;
     let text = match missing.as_slice() {
         [] => format!("{} runs on this host", args.cpu),

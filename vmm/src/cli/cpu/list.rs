@@ -5,7 +5,8 @@ use std::fmt;
 use hw::i386::cpu_model::{CPU_MODELS, CpuModel, CpuSpec, DEFAULT_CPU_MODEL};
 use serde_json::{Value, json};
 
-use super::{Here, names, vendor, wrapped};
+use super::{here, names, vendor, wrapped};
+use crate::accel::HostFeatures;
 use crate::cli::{error::CliError, messages::Messages};
 
 /// List the CPU models, what this host lacks of each, and the features that it can give to guests.
@@ -25,7 +26,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
 }
 
 pub(super) fn list(accel: &str, messages: Messages) -> Result<u8, CliError> {
-    let here = Here::ask(accel, messages)?;
+    let here = here(accel, messages)?;
     let models: Vec<_> = CPU_MODELS.iter().map(|model| Row::new(model, &here)).collect();
     let host: CpuSpec = "host".parse().expect("it is always there");
     let host = here.table(&host, 1).table;
@@ -44,7 +45,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(model: &'static CpuModel, here: &Here) -> Self {
+    fn new(model: &'static CpuModel, here: &HostFeatures) -> Self {
         let spec = CpuSpec::new(model, []).expect("a model is a processor");
         Self {
             model,

@@ -5,18 +5,12 @@ mod check;
 mod list;
 mod show;
 
-use std::sync::Arc;
-
-use hw::i386::{
-    cpu_feature::CpuFeature,
-    cpu_model::{CpuSpec, HostCpu, ModelTable},
-    cpuid::CpuidTable,
-};
+use hw::i386::{cpu_feature::CpuFeature, cpuid::CpuidTable};
 use serde_json::{Value, json};
 use vmstate::qom::TypeTable;
 
 use super::{error::CliError, messages::Messages, trial::Trial};
-use crate::accel::{self, VcpuEvent, VcpuEvents};
+use crate::accel::HostFeatures;
 
 /// Show which processors guests can have, here and on other hosts.
 #[derive(clap::Args, Debug)]
@@ -54,42 +48,12 @@ pub(super) fn help(accel: &str, messages: Messages) -> Result<u8, CliError> {
     list::list(accel, messages)
 }
 
-/// What guests can be given on this host.
-struct Here {
-    supported: CpuidTable,
-    tsc_khz: u32,
-}
-
-/// Nothing runs that could have something to report.
-struct Silence;
-
-impl VcpuEvents for Silence {
-    fn vcpu_event(&self, _: u32, _: VcpuEvent) {}
-}
-
-impl Here {
-    /// Asks the accelerator called `accel`.
-    fn ask(accel: &str, messages: Messages) -> Result<Self, CliError> {
-        let failed = |error: &dyn std::fmt::Display| CliError::Start(error.to_string());
-        let trial = Trial::from_environment(messages)?;
-        let types = TypeTable::gathered().map_err(|error| failed(&error))?;
-        let created = accel::create(accel, &types, Arc::new(Silence)).map_err(|error| failed(&error))?;
-        let cpu = created.accelerator.host_cpu().map_err(|error| failed(&error))?;
-        let mut supported = cpu.supported.clone();
-        trial.hidden_features.iter().for_each(|feature| supported.take(feature));
-        Ok(Self {
-            supported,
-            tsc_khz: cpu.tsc_khz,
-        })
-    }
-
-    fn table(&self, spec: &CpuSpec, cpus: u32) -> ModelTable {
-        let host = HostCpu {
-            supported: &self.supported,
-            tsc_khz: self.tsc_khz,
-        };
-        spec.table(&host, cpus)
-    }
+/// What guests can be given on this host, by the accelerator called `accel`.
+fn here(accel: &str, messages: Messages) -> Result<HostFeatures, CliError> {
+    let failed = |error: &dyn std::fmt::Display| CliError::Start(error.to_string());
+    let trial = Trial::from_environment(messages)?;
+    let types = TypeTable::gathered().map_err(|error| failed(&error))?;
+    HostFeatures::ask(accel, &types, &trial.hidden_features).map_err(|error| failed(&error))
 }
 
 fn vendor(table: &CpuidTable) -> String {

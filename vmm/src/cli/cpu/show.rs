@@ -4,11 +4,11 @@ use std::fmt;
 
 use hw::i386::{
     cpu_model::{CpuSpec, ModelContents, ModelTable, Signature},
-    cpuid::{CpuidTable, LEAF_EXTENDED, LEAF_FEATURES},
+    cpuid::{CpuidTable, LEAF_FEATURES},
 };
 use serde_json::{Value, json};
 
-use super::{Here, names, places, vendor, wrapped};
+use super::{here, names, places, vendor, wrapped};
 use crate::cli::{error::CliError, messages::Messages};
 
 /// Show what a guest sees of a processor here: features, family, and the whole table of CPUID.
@@ -34,7 +34,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
-    let here = Here::ask(&args.accel, messages)?;
+    let here = here(&args.accel, messages)?;
     let ModelTable { table, missing } = here.table(&args.cpu, args.cpus);
     let shown = Shown {
         spec: &args.cpu,
@@ -64,16 +64,6 @@ impl Shown<'_> {
         Signature(self.leaf(LEAF_FEATURES).eax)
     }
 
-    fn brand(&self) -> String {
-        let leaves = (2..5).map(|number| self.leaf(LEAF_EXTENDED + number));
-        let registers = leaves.flat_map(|entry| [entry.eax, entry.ebx, entry.ecx, entry.edx]);
-        let letters: Vec<_> = registers
-            .flat_map(u32::to_le_bytes)
-            .take_while(|letter| *letter != 0)
-            .collect();
-        String::from_utf8_lossy(&letters).trim().to_owned()
-    }
-
     fn left_out(&self) -> Vec<&'static str> {
         match &self.spec.model().contents {
             ModelContents::Host => Vec::new(),
@@ -96,7 +86,7 @@ impl Shown<'_> {
             "family": signature.family(),
             "model": signature.model(),
             "stepping": signature.stepping(),
-            "brand": self.brand(),
+            "brand": self.table.brand(),
             "tsc-khz": self.tsc_khz,
             "features": names(self.table.features()),
             "left-out": self.left_out(),
@@ -118,7 +108,7 @@ impl fmt::Display for Shown<'_> {
             signature.family(),
             signature.model(),
             signature.stepping(),
-            self.brand(),
+            self.table.brand(),
         )?;
         writeln!(f, "features: {}", wrapped(&names(self.table.features()), INDENT))?;
         if !self.missing.is_empty() {

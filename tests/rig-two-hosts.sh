@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# Two hosts that are not alike: guests move between two emulated machines (tools/rig) with unlike processors and host kernels,
+# under a model that both have, there and back; and what one host cannot hold it refuses by name, the source untouched.
+# Takes about ten minutes and two processors, and is therefore no part of .ci/run; run it when something about CPU models,
+# under vmm/src/accel/kvm or in migration changes.
+#
+#   tests/rig-two-hosts.sh                      builds vm and checks it with the guest that is built in
+#   tests/rig-two-hosts.sh VM                   checks this one
+#   tests/rig-two-hosts.sh VM KERNEL INITRD     the same with Linux as the guest, as tests/rig-linux.sh makes it
+#
+# CPU_ONE, CPU_TWO, KERNEL_ONE and KERNEL_TWO choose other hosts. The exit status is 0 if all went well.
+set -euo pipefail
+script=$(realpath "$0")
+here=$(dirname "$script")
+# shellcheck source-path=SCRIPTDIR
+. "$here/rig/checks.sh"
+
+cpu_one=${CPU_ONE:-Opteron_G5} cpu_two=${CPU_TWO:-EPYC}
+# The kernel of Debian's release, and the newest of those that are backported to it.
+kernel_one=${KERNEL_ONE:-} kernel_two=${KERNEL_TWO:-}
+
+# --- what the two sides tell each other, by files in a folder that both see ---
+
+tell() {
+	printf '%s\n' "${2:-}" >"$folder/.$me.$1"
+	mv "$folder/.$me.$1" "$folder/$me.$1"
+}
+
+# hear WHAT: what the other side tells, in $heard
+hear() {
+	local end=$((SECONDS + 4 * patience))
+	# No news comes from such a folder: one has to look.
+	until [ -e "$folder/$other.$1" ]; do
+		[ ! -e "$folder/failed" ] || die "the other host has failed"
+		[ "$SECONDS" -lt "$end" ] || die "the other host does not tell '$1'"
+		sleep 1
+	done
+	heard=$(<"$folder/$other.$1")
+}
+
+# --- what the guest is ---
+
+begins() {
+	local name=$1 model=$2
+	if [ -n "${kernel:-}" ]; then
+		start "$name" run --cpu "$model" --cpus 2 --memory 256M --kernel "$kernel" --initrd "$initrd" \
+			--cmdline 'console=ttyS0 panic=-1 quiet loglevel=4 tern.run=smpcheck tern.mib=32 tern.rate=5 tern.beat=1000'
+		await "$name" '^GUEST-READY'
+	else
+		# The emulated machine loses AVX by itself.
+		start "$name" run --cpu "$model" --cpus 2 --memory 64M --cmdline 'mib=24 beat=200 avx=0 dirty=8 rate=max'
+		await "$name" '^tern-guest: ready'
+	fi
+	await "$name" '^beat '
+	verify "$name"
+}
+
+# arrives NAME STEP: waits for a guest at an address that the other side is told
+arrives() {
+	local uri
+	start "$1" receive "tcp:$address:0" --allow-remote
+	until uri=$(grep -m 1 '^tcp:' "$1.said"); do
+		kill -0 "${pid[$1]}" 2>/dev/null || die "$1 does not listen: $(cat "$1.said")"
+		sleep 1
+	done
+	tell "$2" "$uri"
+}
+
+# goes NAME STEP: to the address that the other side tells
+goes() {
+	hear "$2"
+	ask migrate "$1" "$heard" --downtime-limit 60s
+	ends "$1"
+}
+
+goes_on() {
+	await "$1" '^beat '
+	verify "$1"
+}
+
+# --- the checks: each side runs them in the same order ---
+
+# Each tells what it has, and both come to the same processor.
+baseline() {
+	ask cpu show host --json >offer.json
+	tell offer "$(cat offer.json)"
+	hear offer
+	printf '%s\n' "$heard" >their.json
+	ask cpu baseline offer.json their.json | tee /dev/stderr | tail -n 1 | sed 's/^vm run --cpu //' >cpu
+	ask cpu check "$(cat cpu)"
+	tell shared "$(cat cpu)"
+	hear shared
+	[ "$heard" = "$(cat cpu)" ] || die "one host says $(cat cpu), the other $heard"
+	cp cpu "$folder/$me.cpu"
+	if [ "$me" = two ]; then
+		# The hosts are unlike indeed.
+		grep -q '"avx2"' offer.json || die "this host lacks AVX2"
+		! grep -q '"avx2"' their.json || die "the other host has AVX2"
+	fi
+}
+
+# there_and_back STEP MODEL
+there_and_back() {
+	local model=$2
+	[ "$model" != shared ] || model=$(<"$folder/one.cpu")
+	if [ "$me" = one ]; then
+		begins a "$model"
+		goes a "$1-there"
+		arrives c "$1-back"
+		goes_on c
+		ask info c
+		ask quit c
+		ends c
+	else
+		arrives b "$1-there"
+		goes_on b
+		goes b "$1-back"
+	fi
+	tell "$1-done"
+	hear "$1-done"
+}
+
+# refused STEP MODEL FEATURE...: the second host's guest cannot go to the first, and nothing has happened to it
+refused() {
+	local step=$1 model=$2 status=0 feature
+	shift 2
+	if [ "$me" = two ]; then
+		begins d "$model"
+		hear "$step"
+		ask migrate d "$heard" 2>d.refusal || status=$?
+		cat d.refusal
+		[ "$status" = 4 ] || die "vm migrate ended with status $status, not 4"
+		for feature in "$@"; do
+			grep -q "$feature (CPUID " d.refusal || die "$feature is not named"
+		done
+		[ "$(ask info d --json | sed 's/.*"state":"\([^"]*\)".*/\1/')" = running ] || die 'the source does not run'
+		goes_on d
+		ask quit d
+		ends d
+	else
+		arrives e "$step"
+	fi
+	tell "$step-done"
+	hear "$step-done"
+	[ "$me" = two ] || killed e
+}
+
+checks=(
+	'baseline'
+	'there_and_back level2 x86-64-v2'
+	'there_and_back common shared'
+	'refused feature x86-64-v2,+smep,+fsgsbase smep fsgsbase'
+	'refused hosts host avx2 bmi1 smep'
+)
+
+# --- where they run ---
+
+if [ "${1:-}" = --inside ]; then
+	me=$2 folder=$3 vm=$4 kernel=${5:-} initrd=${6:-}
+	case $me in
+	one) other=two address=192.0.2.1 ;;
+	two) other=one address=192.0.2.2 ;;
+	esac
+	ledger=$folder/$me.ledger
+	: >"$ledger"
+	echo "host $me: $(uname -r), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
+	trap 'grep -q ^FAILED "$ledger" && touch "$folder/failed"' EXIT
+	for check in "${checks[@]}"; do
+		CHECKS="^$check\$"
+		CHECKS=${CHECKS//+/\\+} run_checks 2>&1 | cat
+		! grep ^FAILED "$ledger" || exit 1
+	done
+	exit
+fi
+cd "$here/.."
+if [ $# -gt 0 ]; then
+	mapfile -t programs <<<"$(realpath "$@")"
+else
+	cargo build --release -p vmm --bin vm
+	programs=("$PWD/target/release/vm")
+fi
+newest() { apt-cache search --names-only "^linux-image-$1\\.[0-9.]+(\\+deb[0-9]+)?-amd64\$" | sort -V | tail -n 1 | cut -d ' ' -f 1; }
+kernel_two=${kernel_two:-$(newest 6.12)}
+[ -n "$kernel_two" ] || { echo 'apt knows no kernel 6.12: add Debian'\''s backports, or set KERNEL_TWO' >&2; exit 1; }
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+host() {
+	tools/rig --wire "$folder/wire,$2" --cpu "$3" ${4:+--kernel "$4"} --cpus 2 --timeout 1800 --share "$folder" -- \
+		"$script" --inside "$1" "$folder" "${programs[@]}" 2>&1 | sed -u "s/^/$1: /"
+}
+set +e
+host one 192.0.2.1 "$cpu_one" "$kernel_one" &
+first=$!
+# The first one's kernel is fetched, if need be, before it offers the wire.
+until [ -S "$folder/wire" ] || ! kill -0 "$first" 2>/dev/null; do sleep 1; done
+host two 192.0.2.2 "$cpu_two" "$kernel_two"
+wait "$first"
+set -e
+cat "$folder"/*.ledger
+[ "$(cat "$folder"/*.ledger | grep -c '^ok: ')" = $((2 * ${#checks[@]})) ] && echo 'all went well on both hosts'
