@@ -263,6 +263,7 @@ impl Destination<'_> {
         drop(ram);
         // A promise: from here on only the source ends this, or its silence.
         self.session.channel().cancel_token().commit()?;
+        self.session.limit_go();
         self.session.say(
             RecordKind::Ready,
             &Ready {
@@ -366,7 +367,7 @@ impl Destination<'_> {
         }
     }
 
-    /// *Go* has come: runs the machine whatever has become of the connection, and tells the source.
+    /// *Go* has come in time: runs the machine whatever has become of the connection since, and tells the source.
     fn run(&mut self, vm: &mut impl DestinationVm, go: Result<(), Failure>) -> Result<Result<(), Failure>, Failure> {
         if let Err(injected @ Failure::Injected { .. }) = go {
             return Err(injected);

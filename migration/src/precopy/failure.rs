@@ -1,5 +1,7 @@
 //! Why a live migration failed, on either side.
 
+use std::time::Duration;
+
 use crate::CborError;
 use crate::cancel::Cancelled;
 use crate::channel::{ChannelError, ConnectError};
@@ -29,6 +31,22 @@ pub enum Failure {
         /// What happened.
         source: ChannelError,
     },
+    /// The source let the guest go on, which had stood still for too long.
+    #[error(
+        "the guest stood still for {stood_still:.1?} and goes on here: with a limit of {limit:.1?} it may for {allowed:.1?} at most, \
+         and the receiver was not ready in time; raise the limit, or give the hosts and the connection less to do"
+    )]
+    StoodStill {
+        /// The pause as it was.
+        stood_still: Duration,
+        /// The downtime limit.
+        limit: Duration,
+        /// The limit and its slack, or the deadline of all pauses.
+        allowed: Duration,
+    },
+    /// *Go* came when the source may have stopped waiting: its user may have decided already.
+    #[error("the source gave the guest away too late after this side was ready: it is not run here")]
+    LateGo,
     /// The destination cannot take this machine.
     #[error("the receiver cannot take this machine: {0}")]
     Refused(PreflightReport),
@@ -93,6 +111,17 @@ impl Failure {
             ChannelError::Cancelled => Self::Cancelled,
             source => Self::Channel { phase, source },
         }
+    }
+
+    /// Whether a deadline ended it.
+    pub(super) fn is_deadline(&self) -> bool {
+        matches!(
+            self,
+            Self::Channel {
+                source: ChannelError::Overdue | ChannelError::Silent(_),
+                ..
+            }
+        )
     }
 
     /// Whether the peer ended the connection, so that its last words may say why.

@@ -142,6 +142,13 @@ impl FakeSource {
         assert!(self.accelerator.lock().log.is_none(), "logging has ended");
     }
 
+    /// The user decides that an undecided guest goes on here.
+    pub(super) fn resolve_resume(&self) {
+        assert_eq!(self.vm.run_state(), FakeRun::Undecided);
+        self.vm.resume().expect("a fake resumes");
+        self.witness.begins(Owner::Source);
+    }
+
     /// The guest runs a little: writes some pages. Now and then one becomes zero, or is touched for the first time.
     fn step(&self, accelerator: &mut Accelerator, pages: impl Iterator<Item = u64>) {
         if self.shape.working_set == 0 || self.vm.run_state() != FakeRun::Running {

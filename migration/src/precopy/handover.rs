@@ -42,7 +42,7 @@ impl<'a> Paused<'a> {
         session: &mut Session<'_>,
     ) -> Result<(GivenAway<'a>, Result<(), Failure>), (Self, Failure)> {
         // Between *ready* and *go* the receiver has nothing to say: what is there to be read is its end.
-        if let Err(failure) = session.check_peer() {
+        if let Err(failure) = session.check_peer().and_then(|()| session.check_blackout()) {
             return Err((self, failure));
         }
         if let Err(cancelled) = session.channel().cancel_token().commit() {

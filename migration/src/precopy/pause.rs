@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use vmstate::state::Section;
 
+use super::deadlines::{Deadlines, End, longest_pause};
 use super::failure::Failure;
 use super::handover::Paused;
 use super::message::{Ready, RoundEnd};
@@ -42,10 +43,47 @@ pub(super) struct Still<'a> {
     pub(super) sections: Vec<Vec<u8>>,
     /// When what the report of the pause holds so far was done.
     pub(super) since: Instant,
+    pub(super) bound: Bound,
+}
+
+/// How long a pause may get that was found to fit its limit, until *go* is said.
+#[derive(Clone, Copy)]
+pub(super) struct Bound {
+    began: Instant,
+    limit: Duration,
+    allowed: Duration,
+}
+
+impl Bound {
+    fn new(began: Instant, limit: Duration, deadlines: &Deadlines) -> Self {
+        Self {
+            began,
+            limit,
+            allowed: longest_pause(limit).min(deadlines.blackout),
+        }
+    }
+
+    pub(super) fn end(self) -> End {
+        End::after(self.allowed.saturating_sub(self.began.elapsed()))
+    }
+
+    /// [`give_back`], where a pause that a deadline ended is named as what it was.
+    pub(super) fn give_back(self, paused: Paused<'_>, failure: Failure) -> (Failure, SourceState) {
+        let (failure, state) = give_back(paused, failure);
+        let failure = match (&state, failure.is_deadline()) {
+            (SourceState::Resumed, true) => Failure::StoodStill {
+                stood_still: self.began.elapsed(),
+                limit: self.limit,
+                allowed: self.allowed,
+            },
+            _ => failure,
+        };
+        (failure, state)
+    }
 }
 
 /// Lets a machine go on that could not be sent, and says why and what has become of it.
-pub(super) fn give_back(paused: Paused<'_>, failure: Failure) -> (Failure, SourceState) {
+fn give_back(paused: Paused<'_>, failure: Failure) -> (Failure, SourceState) {
     let state = paused
         .resume()
         .map_or_else(|error| SourceState::Stuck(error.into()), |()| SourceState::Resumed);
@@ -84,6 +122,7 @@ impl<'a> Source<'a> {
                         paused,
                         sections,
                         since,
+                        bound: Bound::new(began, self.options.downtime_limit.get(), &self.options.deadlines),
                     });
                 }
                 Err(too_long) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, End};
 use super::failure::Failure;
 use super::message::{Abort, Message};
 use crate::channel::{Channel, ChannelError, Patience};
@@ -29,7 +29,8 @@ pub(super) struct Session<'a> {
     deadlines: Deadlines,
     faults: &'a dyn Faults,
     entered: Vec<(Phase, Instant)>,
-    blackout_end: Option<Instant>,
+    /// When what goes on now has to be over, since the guest stands still.
+    blackout_end: Option<End>,
     /// What the last record brought: the first `length` bytes of a buffer that is kept.
     buffer: Vec<u8>,
     length: usize,
@@ -80,6 +81,31 @@ impl<'a> Session<'a> {
 
     pub(super) fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// Ends the pause that is about to be told to the peer at `end`, if its deadline is not earlier.
+    pub(super) fn end_pause_at(&mut self, end: End) {
+        self.blackout_end = Some(end);
+        let patience = self.deadlines.patience(Phase::Pause, self.blackout_end);
+        self.channel.set_patience(patience);
+    }
+
+    /// Lets the time run for which *go* is taken. Comes before *ready* is said: this side may be stopped right behind it.
+    pub(super) fn limit_go(&mut self) {
+        self.blackout_end = Some(self.deadlines.go_end());
+    }
+
+    /// Fails if the time that the guest may stand still is over, whatever there is to be read.
+    pub(super) fn check_blackout(&self) -> Result<(), Failure> {
+        let phase = self.walk.phase();
+        let standing_still = matches!(phase, Phase::Pause | Phase::Sections | Phase::Ready | Phase::Go);
+        if standing_still && self.blackout_end.is_some_and(End::has_passed) {
+            return Err(match (self.side, phase) {
+                (Side::Destination, Phase::Go) => Failure::LateGo,
+                _ => Failure::channel(phase, ChannelError::Overdue),
+            });
+        }
+        Ok(())
     }
 
     /// Sends the magic number that opens a connection in both directions.
@@ -258,6 +284,10 @@ impl<'a> Session<'a> {
             let received = self.receive_payload(crate::ram::to_usize(header.length.into()));
             self.name_phase(received)?;
             header.check(self.payload())?;
+            // What is in the socket's buffers needs no wait that a deadline could end, and may be old.
+            if header.kind != Some(RecordKind::Abort) {
+                self.check_blackout()?;
+            }
             let Some(kind) = header.kind else { continue };
             self.step_to(walk)?;
             return Ok(kind);
@@ -314,7 +344,8 @@ impl<'a> Session<'a> {
     fn enter(&mut self, phase: Phase) -> Result<(), Failure> {
         self.entered.push((phase, Instant::now()));
         if phase == Phase::Pause {
-            self.blackout_end = self.deadlines.blackout_end();
+            let own = self.deadlines.blackout_end();
+            self.blackout_end = Some(self.blackout_end.map_or(own, |end| end.min(own)));
         }
         self.channel
             .set_patience(self.deadlines.patience(phase, self.blackout_end));

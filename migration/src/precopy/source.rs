@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::deadlines::Deadlines;
 use super::failure::Failure;
 use super::message::{RoundAck, RoundEnd};
-use super::pause::{fixed_cost, give_back};
+use super::pause::fixed_cost;
 use super::scan::RamSender;
 use super::session::Session;
 use crate::cancel::CancelToken;
@@ -181,12 +181,13 @@ impl Source<'_> {
         let log = DirtyLog::start(self.vm).map_err(|error| as_it_was(error.into()))?;
         self.begin_rounds();
         let still = self.stand_still(&table)?;
-        let mut part = still.since;
+        let (mut part, bound) = (still.since, still.bound);
+        self.session.end_pause_at(bound.end());
         let given_away = match self.empty(&still.sections, &mut part) {
             Ok(()) => still.paused.give_away(&mut self.session),
             Err(failure) => Err((still.paused, failure)),
         };
-        let (given_away, said) = given_away.map_err(|(paused, failure)| give_back(paused, failure))?;
+        let (given_away, said) = given_away.map_err(|(paused, failure)| bound.give_back(paused, failure))?;
 
         let running = said.and_then(|()| given_away.wait_until_running(&mut self.session, to));
         let running = running.map_err(|failure| (failure, SourceState::Undecided))?;

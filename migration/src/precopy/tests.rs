@@ -22,7 +22,8 @@ const DEADLINES: Deadlines = Deadlines {
     silence: Duration::from_millis(1500),
     heartbeat: Duration::from_millis(100),
     blackout: Duration::from_millis(1500),
-    running: Duration::from_millis(1500),
+    // A receiver waits for *go* half as long.
+    running: Duration::from_secs(3),
 };
 
 const PATIENCE: Patience = Patience {

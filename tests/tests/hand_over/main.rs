@@ -14,9 +14,9 @@ use tern_tests::needs_kvm;
 /// Too long for anything that these tests wait for.
 const LONG: &str = "running=20s";
 /// One side waits for the other until it is given up; nothing else comes near these.
-const SHORT: &str = "hello=1s,silence=1500ms,heartbeat=100ms,blackout=1500ms,running=1500ms";
+const SHORT: &str = "hello=1s,silence=1500ms,heartbeat=100ms,blackout=1500ms,running=3s";
 /// A source whose user cannot cancel any more waits in vain.
-const SHORT_IN_THE_END: &str = "running=2s";
+const SHORT_IN_THE_END: &str = "running=3s";
 
 /// Plays every case of `fault`, spread over so many sources at once.
 fn play(fault: Fault, sources: usize, deadlines: &'static str) {

@@ -9,7 +9,7 @@ use super::{
     error::CliError,
     follow::{Talk, millis},
     messages::Messages,
-    values::{absolute, duration, peer},
+    values::{absolute, downtime_limit, peer},
 };
 use crate::monitor::place::VmAddress;
 
@@ -30,9 +30,12 @@ pub(super) struct Args {
     /// Where the receiver listens: the first line that "vm receive" says.
     #[arg(value_name = "URI", value_parser = peer)]
     uri: Uri,
-    /// The longest pause that the guest may suffer, with its unit; else what was set last, or 300ms. It is a bound: where the guest
-    /// writes too much for it, the migration ends and the guest stays.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// The longest pause that the guest may suffer, with its unit, from 1ms; else what was set last, or 300ms. No pause begins
+    /// that is predicted to be longer: where the guest writes too much for it, the migration ends and the guest stays. A pause
+    /// that turns out longer all the same, because a host or the connection hangs, is taken back: after the limit and a second,
+    /// or twice the limit if that is longer, but after 10 seconds at most. Only once the receiver has been told to run the guest
+    /// can it not be taken back any more.
+    #[arg(long, value_name = "TIME", value_parser = downtime_limit)]
     downtime_limit: Option<Duration>,
 }
 

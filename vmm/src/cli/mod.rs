@@ -180,6 +180,8 @@ mod tests {
             "vm run --name ../a",
             "vm restore a.tern --verify=maybe",
             "vm migrate a tcp:h:1 --downtime-limit 300",
+            "vm migrate a tcp:h:1 --downtime-limit 500us",
+            "vm migrate a tcp:h:1 --downtime-limit 0s",
             "vm migrate a h:1",
             "vm receive file:/x",
             "vm cpu show pentium",

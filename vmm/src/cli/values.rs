@@ -40,6 +40,8 @@ pub(super) enum ValueError {
     Number,
     #[error("it is too large")]
     TooLarge,
+    #[error("it is too short: the shortest is 1ms")]
+    TooShort,
 }
 
 /// Number and unit.
@@ -112,6 +114,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
             known: "us, ms or s",
         }),
     }
+}
+
+/// The limit of a pause, which QMP counts in milliseconds.
+pub(super) fn downtime_limit(text: &str) -> Result<Duration, ValueError> {
+    let limit = duration(text)?;
+    if limit < Duration::from_millis(1) {
+        return Err(ValueError::TooShort);
+    }
+    Ok(limit)
 }
 
 /// Where a guest is sent to or awaited: no file.

@@ -184,6 +184,99 @@ fn either_side_can_cancel_in_every_phase_until_it_has_committed_itself() {
     }
 }
 
+/// Holds the destination up as it enters a phase, until the source has ended; so a receiver is that was stopped.
+struct StoppedIn {
+    phase: Phase,
+    source_ended: parking_lot::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+}
+
+impl Faults for StoppedIn {
+    fn on_phase(&self, side: Side, phase: Phase) -> Option<FaultAction> {
+        if (side, phase) == (Side::Destination, self.phase)
+            && let Some(ended) = self.source_ended.lock().take()
+        {
+            ended.recv().expect("the source's end is told");
+        }
+        None
+    }
+}
+
+/// A migration whose receiver stands still in a phase until the source has given up; then `meanwhile` happens.
+fn receiver_stopped_in(
+    phase: Phase,
+    prepare: impl FnOnce(&mut Migration),
+    meanwhile: impl FnOnce(&Migration),
+) -> (Migration, SendError, ReceiveError) {
+    let (tell, source_ended) = std::sync::mpsc::channel();
+    let mut migration = Migration::of(Shape::IDLE).with_faults(&Arc::new(StoppedIn {
+        phase,
+        source_ended: parking_lot::Mutex::new(Some(source_ended)),
+    }));
+    prepare(&mut migration);
+    let (near, far) = migration.channels();
+    let (sent, received) = thread::scope(|scope| {
+        let receiving = scope.spawn(|| receive_over(far, &migration.factory, &migration.receive, &Gauges::new()));
+        let sent = send_over(
+            &*migration.source,
+            near,
+            "fake:there",
+            &migration.send,
+            &migration.gauges,
+        );
+        meanwhile(&migration);
+        tell.send(()).expect("the receiver waits");
+        (sent, receiving.join().expect("no panic"))
+    });
+    let (sent, received) = (sent.expect_err("given up"), received.expect_err("nothing arrived"));
+    (migration, sent, received)
+}
+
+#[test]
+fn a_go_that_is_read_after_the_source_gave_up_is_refused_however_early_it_came() {
+    let (migration, sent, received) = receiver_stopped_in(
+        Phase::Go,
+        |_| {},
+        |migration| {
+            assert_eq!(migration.source.vm.run_state(), FakeRun::Undecided);
+            // What `vm resolve --resume` does. The witness panics if the other one runs too.
+            migration.source.resolve_resume();
+        },
+    );
+    assert!(matches!(sent.source_state, SourceState::Undecided), "{sent}");
+    assert!(
+        matches!(received, ReceiveError::Failed(Failure::LateGo)),
+        "{received:?}"
+    );
+    migration.source.assert_runs();
+}
+
+#[test]
+fn a_pause_is_taken_back_once_it_has_outlived_its_limit_and_the_slack() {
+    for phase in [Phase::Pause, Phase::Ready] {
+        let (migration, sent, _) = receiver_stopped_in(
+            phase,
+            // So long that only the limit can end the pause: a test that waits for this has failed.
+            |migration| migration.send.deadlines.blackout = Duration::from_secs(3600),
+            |migration| migration.source.assert_runs(),
+        );
+        assert!(matches!(sent.source_state, SourceState::Resumed), "{sent}");
+        let Failure::StoodStill {
+            stood_still,
+            limit,
+            allowed,
+        } = sent.failure
+        else {
+            panic!("{phase}: {sent}");
+        };
+        assert_eq!(
+            (limit, allowed),
+            (Duration::from_millis(300), Duration::from_millis(1300))
+        );
+        assert!(stood_still >= allowed, "{phase}: {stood_still:?}");
+        migration.source.assert_runs();
+    }
+}
+
 #[test]
 fn damaged_pages_and_lost_dirty_bits_are_seen_in_the_guest_that_arrives() {
     for text in [
