@@ -16,7 +16,7 @@ const LONG: &str = "running=20s";
 /// One side waits for the other until it is given up; nothing else comes near these.
 const SHORT: &str = "hello=1s,silence=1500ms,heartbeat=100ms,blackout=1500ms,running=3s";
 /// A source whose user cannot cancel any more waits in vain.
-const SHORT_IN_THE_END: &str = "running=3s";
+const SHORT_IN_THE_END: &str = "running=6s";
 
 /// Plays every case of `fault`, spread over so many sources at once.
 fn play(fault: Fault, sources: usize, deadlines: &'static str) {
