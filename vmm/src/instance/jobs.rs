@@ -14,7 +14,7 @@ use migration::snapshot::{self, SaveOptions};
 use migration::stats::{Figures, Gauges, PauseReport, SendReport};
 use migration::switchover::DowntimeLimit;
 use migration::uri::Uri;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{Instance, InstanceOptions};
 use crate::control::{AfterSnapshot, ControlError, Ending, Event, JobId, MigrationInfo, MigrationStatus, RamInfo};
@@ -23,6 +23,9 @@ use crate::vm::{Factory, Status, Vm};
 
 /// Bytes of a page, in which QMP counts.
 const PAGE: u64 = 4096;
+
+/// How long a process that ends waits for a receiver to stop, which then leaves no socket file behind.
+const LAST_DEEDS: Duration = Duration::from_secs(5);
 
 /// The job of an instance: the one that runs, or the last that ran.
 #[derive(Default)]
@@ -53,6 +56,8 @@ struct Job {
     to: Option<String>,
     listening: Option<String>,
     state: Mutex<State>,
+    /// Told when the state has its end.
+    over: Condvar,
     /// It is cancelled because the program ends, which is told by who ends it.
     quitting: AtomicBool,
 }
@@ -93,12 +98,21 @@ impl Job {
             to,
             listening,
             state: Mutex::default(),
+            over: Condvar::new(),
             quitting: AtomicBool::new(false),
         }))
     }
 
     fn is_over(&self) -> bool {
         self.state.lock().end.is_some()
+    }
+
+    /// Waits until the job is over, but not for ever. A receiver's socket is gone from the file system by then.
+    fn wait(&self, patience: Duration) {
+        let mut state = self.state.lock();
+        let not_over = |state: &mut State| state.end.is_none();
+        // Whether it came to its end makes no difference to the process, which ends.
+        let _ = self.over.wait_while_for(&mut state, not_over, patience);
     }
 
     fn tell(&self, status: MigrationStatus) {
@@ -126,6 +140,7 @@ impl Job {
     fn end_with(&self, end: End) {
         let status = end.status;
         self.state.lock().end = Some(end);
+        self.over.notify_all();
         self.tell(status);
     }
 
@@ -366,8 +381,8 @@ impl Jobs {
 
     /// The program is about to end: a transfer that can still be stopped is.
     pub(super) fn cancel_for_quit(&self) -> Quit {
-        let current = self.current.lock();
-        let Some(job) = current.as_ref().filter(|job| !job.is_over()) else {
+        // The lock is not held while the job is waited for: who is told of its end may ask for its account.
+        let Some(job) = self.current.lock().clone().filter(|job| !job.is_over()) else {
             return Quit::IsFine;
         };
         // A receiver can end also when it has said that it is ready: the source has the guest whole.
@@ -375,7 +390,14 @@ impl Jobs {
         job.quitting.store(receives, Ordering::Release);
         match job.cancel.cancel() {
             Err(TooLate) if !receives => Quit::LosesTheGuest,
-            Ok(()) | Err(TooLate) => Quit::IsFine,
+            Ok(()) => {
+                if receives {
+                    job.wait(LAST_DEEDS);
+                }
+                Quit::IsFine
+            }
+            // Not waited for: the source, which has the guest whole, would hand it over in the meantime.
+            Err(TooLate) => Quit::IsFine,
         }
     }
 

@@ -469,14 +469,17 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_is_asked_to_quit_has_not_failed() {
+    fn a_receiver_that_is_asked_to_quit_has_not_failed_and_leaves_no_socket_behind() {
         let dir = TempDir::new();
-        let uri = format!("unix:{}", dir.path().join("s").display());
+        let socket = dir.path().join("s");
+        let uri = format!("unix:{}", socket.display());
         // Which of the two threads comes first is chance.
         for _ in 0..50 {
             let receiver = instance();
             receiver.migrate_incoming(&uri).expect("listens");
             receiver.quit(ShutdownReason::HostQmpQuit).expect("nothing is lost");
+            // The process may end at once.
+            assert!(!socket.exists());
             assert_eq!(wait_until_over(&receiver).status, MigrationStatus::Cancelled);
             assert_eq!(receiver.ending(), Some(Ending::Quit(ShutdownReason::HostQmpQuit)));
         }
