@@ -101,6 +101,8 @@ pub struct Channel {
     patience: Patience,
     sent: u64,
     received: u64,
+    /// Taken from the socket before there was a channel, and not received yet.
+    early: Vec<u8>,
     /// Closed by this side: what is still on its way is lost.
     closed: bool,
 }
@@ -179,6 +181,7 @@ impl Channel {
             patience,
             sent: 0,
             received: 0,
+            early: Vec::new(),
             closed: false,
         })
     }
@@ -277,6 +280,13 @@ impl Channel {
     pub fn receive_some(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
         loop {
             self.check_open()?;
+            if !self.early.is_empty() {
+                let length = self.early.len().min(buffer.len());
+                buffer[..length].copy_from_slice(&self.early[..length]);
+                self.early.drain(..length);
+                self.received += as_u64(length);
+                return Ok(length);
+            }
             match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => return Err(ChannelError::Closed),
                 Ok((received, _)) => {
@@ -290,13 +300,19 @@ impl Channel {
         }
     }
 
+    /// Has the calls that follow receive `early` first, which the peer has said before there was this channel.
+    pub(crate) fn put_back(&mut self, early: Vec<u8>) {
+        self.early = early;
+    }
+
     /// Whether the peer has said nothing that was not read, and has not closed: looks without waiting.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        matches!(
-            rustix::net::recv(&self.socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT),
-            Err(Errno::AGAIN | Errno::INTR)
-        )
+        self.early.is_empty()
+            && matches!(
+                rustix::net::recv(&self.socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+                Err(Errno::AGAIN | Errno::INTR)
+            )
     }
 
     /// Reads nothing and says nothing until the peer hangs up (or the user cancels), as a process that hangs would: no

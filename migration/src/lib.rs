@@ -14,6 +14,7 @@ pub mod header;
 pub mod hello;
 pub mod ident;
 pub mod listener;
+mod lobby;
 pub mod manifest;
 pub mod phases;
 pub mod precopy;

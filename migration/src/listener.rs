@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -110,14 +110,30 @@ impl Listener {
             if cancel.is_cancelled() {
                 return Err(ChannelError::Cancelled);
             }
+            match self.try_accept()? {
+                Some(socket) => return Channel::over(socket, cancel.clone(), patience),
+                None => wait_for(self.socket.as_fd(), PollFlags::IN, cancel, Patience::ENDLESS)?,
+            }
+        }
+    }
+
+    /// The next connection if there is one.
+    pub(crate) fn try_accept(&self) -> Result<Option<OwnedFd>, ChannelError> {
+        loop {
             match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(socket) => return Channel::over(socket, cancel.clone(), patience),
-                Err(Errno::AGAIN) => wait_for(self.socket.as_fd(), PollFlags::IN, cancel, Patience::ENDLESS)?,
+                Ok(socket) => return Ok(Some(socket)),
+                Err(Errno::AGAIN) => return Ok(None),
                 // Who had connected was gone again before it was accepted.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -16,6 +16,7 @@ use crate::fault::{Faults, NoFaults};
 use crate::header::Header;
 use crate::hello::Hello;
 use crate::listener::{BindError, Listener, Reach};
+use crate::lobby::Lobby;
 use crate::manifest::Manifest;
 use crate::phases::{Phase, Side};
 use crate::record::RecordKind;
@@ -100,8 +101,8 @@ impl Receiver {
 
     /// Waits for a source and takes its machine. Returns once it runs here.
     ///
-    /// Whoever connects without sending a valid hello and header is dropped, and the wait goes on. `cancel` ends it until
-    /// *go*; `gauges` shows how far it is.
+    /// Whoever connects without sending a valid hello and header is dropped, and the wait goes on; silent ones keep
+    /// nobody waiting. `cancel` ends it until *go*; `gauges` shows how far it is.
     ///
     /// # Errors
     ///
@@ -113,9 +114,11 @@ impl Receiver {
         cancel: &CancelToken,
         gauges: &Gauges,
     ) -> Result<Arrived<F::Vm>, ReceiveError> {
+        let mut lobby = Lobby::default();
+        let patience = || options.deadlines.patience(Phase::Hello, None);
         loop {
-            let patience = options.deadlines.patience(Phase::Hello, None);
-            let channel = self.listener.accept(cancel, patience).map_err(|error| match error {
+            let next = lobby.next(&self.listener, cancel, options.deadlines.hello, patience);
+            let channel = next.map_err(|error| match error {
                 ChannelError::Cancelled => ReceiveError::Failed(Failure::Cancelled),
                 error => ReceiveError::Accept(error),
             })?;

@@ -130,6 +130,35 @@ fn a_machine_moves_over_tcp_and_over_a_unix_socket_although_strangers_call_first
 }
 
 #[test]
+fn strangers_who_say_nothing_or_too_little_keep_no_source_waiting() {
+    let path = std::env::temp_dir().join(format!("tern-silent-{}", std::process::id()));
+    for uri in [Uri::Unix(path.clone()), "tcp:127.0.0.1:0".parse().expect("a URI")] {
+        let mut migration = Migration::of(Shape::BUSY);
+        // Who waits for them to be late waits in vain.
+        migration.receive.deadlines.hello = Duration::from_secs(3600);
+        let receiver = Receiver::bind(&uri, Reach::Loopback).expect("free");
+        let to = receiver.local_uri().clone();
+        thread::scope(|scope| {
+            let [cancel, receivers_cancel] = &migration.cancel;
+            let receiving = scope
+                .spawn(|| receiver.accept(&migration.factory, &migration.receive, receivers_cancel, &Gauges::new()));
+            let call = || Channel::connect(&to, cancel, PATIENCE).expect("a listener");
+            let _silent = [(); 5].map(|()| call());
+            let mut slow = call();
+            slow.send(&[&crate::header::prefix()[..1]]).expect("sent");
+
+            let mut options = migration.send.clone();
+            options.deadlines.hello = Duration::from_secs(20);
+            let sent = send(&*migration.source, &to, &options, cancel, &migration.gauges);
+            // Not to hang where it has failed.
+            let _ = receivers_cancel.cancel();
+            let arrived = arrived((Some(sent), receiving.join().ok())).1;
+            assert_same(&migration, &arrived);
+        });
+    }
+}
+
+#[test]
 fn a_refusal_names_each_difference_on_both_sides_and_nothing_has_moved() {
     let mut migration = Migration::of(Shape::BUSY);
     migration.factory.factory.refuses = Some("is not known here; a newer Tern is needed".to_owned());
