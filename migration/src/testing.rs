@@ -46,10 +46,18 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tern-test-{}-{number}", std::process::id()));
-        fs::create_dir(&path).expect("a folder for the test");
-        Self(path)
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("tern-test-{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                // Left by a killed process of this number.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.expect("a folder for the test");
+                    return Self(path);
+                }
+            }
+        }
     }
 
     /// The folder.

@@ -45,14 +45,18 @@ impl Scratch {
 
     fn within(folder: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "tern-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = folder.join(name);
-        std::fs::create_dir(&path).expect("a scratch folder can be made");
-        Self(path)
+        loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!("tern-test-{}-{number}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                // Left by a killed process of this number.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.expect("a scratch folder can be made");
+                    return Self(path);
+                }
+            }
+        }
     }
 
     /// The folder.

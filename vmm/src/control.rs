@@ -302,7 +302,9 @@ pub enum ControlError {
     #[error(transparent)]
     IllegalTransition(#[from] IllegalTransition),
     /// Only one migration or snapshot at a time.
-    #[error("another migration or snapshot of this VM is under way; wait for it, or cancel it with \"migrate_cancel\"")]
+    #[error(
+        "another migration or snapshot of this VM is under way; wait for it, or cancel it by the QMP command \"migrate_cancel\""
+    )]
     MigrationUnderWay,
     /// The guest is no longer this VM's to keep.
     #[error("the guest has been handed over already; if the receiver never ran it, decide with \"vm resolve\"")]

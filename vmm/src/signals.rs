@@ -24,8 +24,12 @@ const ENDING: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// The number of SIGHUP, which says that the terminal has gone.
 pub const HANGUP: u8 = 1;
 
+/// The signals by which the kernel comments a write that fails: they would end a VM, with the guest in it. The error is
+/// enough.
+const COMMENTS: [c_int; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+
 /// The signals that end a process at once and that no event loop gets to see.
-const FATAL: [c_int; 7] = [
+const FATAL: [c_int; 10] = [
     libc::SIGQUIT,
     libc::SIGABRT,
     libc::SIGSEGV,
@@ -33,6 +37,9 @@ const FATAL: [c_int; 7] = [
     libc::SIGILL,
     libc::SIGFPE,
     libc::SIGSYS,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
 ];
 
 /// SIGINT, SIGTERM and SIGHUP as a file descriptor.
@@ -41,7 +48,7 @@ pub struct SignalFd(Arc<OwnedFd>);
 
 impl SignalFd {
     /// Blocks the signals in this thread and those that it starts, and opens the descriptor that they are read from. Writing
-    /// to a closed pipe becomes an error instead of a signal.
+    /// to a closed pipe, or beyond the limit of a file's size, becomes an error instead of a signal.
     ///
     /// # Errors
     ///
@@ -53,8 +60,10 @@ impl SignalFd {
                 wanted.push(signal);
             }
         }
-        // SAFETY: ignoring a signal installs no code of ours and has no other precondition.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        for signal in COMMENTS {
+            // SAFETY: ignoring a signal installs no code of ours and has no other precondition.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
 
         let set = create_sigset(&wanted)?;
         // SAFETY: `set` is an initialised signal set that lives through the call; the old mask is not asked for.
@@ -157,6 +166,12 @@ extern "C" fn last_word(signal: c_int, info: *mut libc::siginfo_t, _context: *mu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_beyond_the_limit_of_a_files_size_is_an_error_and_ends_nobody() {
+        let _signals = SignalFd::block().expect("descriptors are left");
+        assert!(is_ignored(libc::SIGXFSZ).expect("a valid signal"));
+    }
 
     #[test]
     fn a_blocked_signal_is_read_from_the_descriptor() {

@@ -12,10 +12,18 @@ pub(crate) struct TempDir(PathBuf);
 impl TempDir {
     pub(crate) fn new() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tern-test-{}-{serial}", std::process::id()));
-        fs::create_dir(&path).expect("a fresh directory");
-        Self(path)
+        loop {
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("tern-test-{}-{serial}", std::process::id()));
+            match fs::create_dir(&path) {
+                // Left by a killed process of this number.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.expect("a fresh directory");
+                    return Self(path);
+                }
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

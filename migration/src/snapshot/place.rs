@@ -23,13 +23,11 @@ pub(super) struct UnnamedFile {
 
 impl UnnamedFile {
     /// A new file that is to become `target`, readable by its owner alone.
+    ///
+    /// A link is followed; what is there and is no ordinary file is refused.
     pub(super) fn create(target: &Path) -> io::Result<Self> {
-        if target.file_name().is_none() || target.is_dir() {
-            return Err(io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "this is a folder; give the name of a file in it",
-            ));
-        }
+        let target = &real(target)?;
+        replaceable(target)?;
         match Self::without_name(target) {
             Ok(file) => Ok(Self {
                 file,
@@ -71,6 +69,8 @@ impl UnnamedFile {
     /// Makes the file durable and gives it its name, in place of a file that has it now.
     pub(super) fn publish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
+        // It may have come meanwhile.
+        replaceable(&self.target)?;
         if self.temporary.is_none() && !self.take_free_name()? {
             // A link replaces nothing, a rename does: so the file takes the temporary name for a moment.
             let temporary = temporary_name(&self.target);
@@ -107,6 +107,36 @@ impl Drop for UnnamedFile {
             // Nobody can be told; the name says whose leftover it is.
             let _ = std::fs::remove_file(temporary);
         }
+    }
+}
+
+/// Where a link at `target` leads, or else `target` itself.
+fn real(target: &Path) -> io::Result<PathBuf> {
+    if target.is_symlink() {
+        std::fs::canonicalize(target)
+            .map_err(|error| io::Error::new(error.kind(), format!("this is a link that leads nowhere ({error})")))
+    } else {
+        Ok(target.to_owned())
+    }
+}
+
+/// A snapshot takes the place of an ordinary file, and of nothing else: not of a device, a socket or a pipe that somebody
+/// lives by.
+fn replaceable(target: &Path) -> io::Result<()> {
+    let refuse = |kind, why: &str| Err(io::Error::new(kind, why));
+    match std::fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() => refuse(
+            io::ErrorKind::IsADirectory,
+            "this is a folder; give the name of a file in it",
+        ),
+        Ok(found) if !found.is_file() => refuse(
+            io::ErrorKind::AlreadyExists,
+            "this is there already and is no ordinary file; give another name",
+        ),
+        Ok(_) => Ok(()),
+        Err(_) if target.file_name().is_none() => refuse(io::ErrorKind::IsADirectory, "this is no name of a file"),
+        // A folder that is missing is found out by whoever makes the file.
+        Err(_) => Ok(()),
     }
 }
 
@@ -191,6 +221,38 @@ mod tests {
         let scratch = Scratch::new();
         let _growing = UnnamedFile::create(&scratch.path().join("guest.snap")).expect("created");
         assert!(entries(scratch.path()).is_empty(), "a killed save would leave this");
+    }
+
+    #[test]
+    fn what_is_no_ordinary_file_is_not_replaced_whenever_it_comes() {
+        let scratch = Scratch::new();
+        let socket = scratch.path().join("control.sock");
+        let early = UnnamedFile::create(&socket).expect("nothing is there");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        for error in [
+            UnnamedFile::create(&socket).expect_err("a socket"),
+            early.publish().expect_err("a socket by now"),
+            UnnamedFile::create(Path::new("/dev/null")).expect_err("a device"),
+        ] {
+            assert!(error.to_string().contains("no ordinary file"), "{error}");
+        }
+        assert_eq!(entries(scratch.path()), ["control.sock"]);
+    }
+
+    #[test]
+    fn a_link_is_followed_and_stays() {
+        let scratch = Scratch::new();
+        let (target, link) = (scratch.path().join("guest.snap"), scratch.path().join("link"));
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        let error = UnnamedFile::create(&link).expect_err("it leads nowhere");
+        assert!(error.to_string().contains("leads nowhere"), "{error}");
+        std::fs::write(&target, "old").expect("written");
+        UnnamedFile::create(&link)
+            .expect("created")
+            .publish()
+            .expect("published");
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&target).expect("there"), b"");
     }
 
     #[test]

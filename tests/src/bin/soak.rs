@@ -11,9 +11,21 @@ use tern_tests::scenario::{Over, Wanderer};
 
 fn number(at: usize, default: u32) -> u32 {
     let text = std::env::args().nth(at);
-    text.map_or(default, |text| {
-        text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
-    })
+    text.map_or(default, |text| text.parse().unwrap_or_else(|_| usage(&text)))
+}
+
+fn usage(text: &str) -> u32 {
+    let status = match text {
+        "-h" | "--help" => 0,
+        _ => {
+            eprintln!("soak: {text:?} is no number");
+            2
+        }
+    };
+    eprintln!(
+        "usage: soak [ROUNDS [MEBIBYTES]]     restores and migrations of each kind (20), with that much memory (1024)"
+    );
+    std::process::exit(status)
 }
 
 fn main() {

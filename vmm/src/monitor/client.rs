@@ -98,7 +98,7 @@ impl Client {
             patience,
         };
         let greeting = this
-            .next_message(Instant::now() + PATIENCE)?
+            .next_message(Instant::now() + patience)?
             .ok_or(ClientError::TimedOut)?;
         if greeting.pointer("/QMP/version").is_none() {
             return Err(ClientError::NotQmp(format!("its greeting is {greeting}")));
@@ -253,6 +253,17 @@ mod tests {
             Err(ClientError::NotQmp(_))
         ));
         assert!(matches!(against(GREETING, ""), Err(ClientError::Closed)));
+    }
+
+    #[test]
+    fn a_monitor_that_never_greets_is_waited_for_as_long_as_was_said() {
+        let dir = TempDir::new();
+        let path = dir.path().join("s");
+        let _listener = UnixListener::bind(&path).expect("a fresh path");
+        let began = Instant::now();
+        let error = Client::connect_within(&path, Duration::from_millis(10)).expect_err("silence");
+        assert!(matches!(error, ClientError::TimedOut), "{error}");
+        assert!(began.elapsed() < PATIENCE);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Lifecycle {
 #[non_exhaustive]
 pub enum LifecycleError {
     /// A transfer has the guest.
-    #[error("the guest is just being handed over")]
+    #[error("a snapshot or a migration has the guest at this moment; wait until it is done")]
     HandingOver,
     /// The guest has ended by itself.
     #[error("the guest has ended")]
