@@ -1,10 +1,8 @@
 //! Machines made of nothing but RAM and a few fields, for tests of the engine.
 
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hw::memory::{Backing, DirtyClient, RamBlock};
 use parking_lot::Mutex;
@@ -35,7 +33,7 @@ pub struct FakeState {
 
 /// A folder of its own for a test, gone when this is dropped.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     /// A new folder.
@@ -45,37 +43,19 @@ impl Scratch {
     /// There is no place for one.
     #[must_use]
     pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        loop {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("tern-test-{}-{number}", std::process::id()));
-            match fs::create_dir(&path) {
-                // Left by a killed process of this number.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made.expect("a folder for the test");
-                    return Self(path);
-                }
-            }
-        }
+        Self(tempfile::tempdir().expect("a folder for the test"))
     }
 
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use vmm::monitor::client::Client;
 
@@ -15,7 +14,7 @@ use crate::log::Log;
 
 /// A private folder for one test: control sockets, snapshots. It is removed with everything in it.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     /// A new empty folder.
@@ -44,31 +43,19 @@ impl Scratch {
     }
 
     fn within(folder: &Path) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let number = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!("tern-test-{}-{number}", std::process::id()));
-            match std::fs::create_dir(&path) {
-                // Left by a killed process of this number.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made.expect("a scratch folder can be made");
-                    return Self(path);
-                }
-            }
-        }
+        Self(tempfile::tempdir_in(folder).expect("a scratch folder can be made"))
     }
 
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// A path in the folder.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path().join(name)
     }
 
     /// Every file and socket in the folder and below, by its path from here, sorted.
@@ -78,7 +65,7 @@ impl Scratch {
     /// If the folder cannot be read.
     #[must_use]
     pub fn contents(&self) -> Vec<String> {
-        let (mut files, mut folders) = (Vec::new(), vec![self.0.clone()]);
+        let (mut files, mut folders) = (Vec::new(), vec![self.path().to_owned()]);
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder).expect("a scratch folder can be read") {
                 let entry = entry.expect("an entry");
@@ -86,7 +73,7 @@ impl Scratch {
                     folders.push(entry.path());
                 } else {
                     let path = entry.path();
-                    let path = path.strip_prefix(&self.0).expect("it lies in the folder");
+                    let path = path.strip_prefix(self.path()).expect("it lies in the folder");
                     files.push(path.to_string_lossy().into_owned());
                 }
             }
@@ -114,7 +101,7 @@ impl Scratch {
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("XDG_RUNTIME_DIR", &self.0);
+            .env("XDG_RUNTIME_DIR", self.path());
         command
     }
 
@@ -158,13 +145,6 @@ impl Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left behind is a test's finding, not this destructor's.
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,39 +1,17 @@
 //! What the unit tests of this crate share.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::path::Path;
 
 /// A directory that is removed with its contents at the end of the test.
-pub(crate) struct TempDir(PathBuf);
+pub(crate) struct TempDir(tempfile::TempDir);
 
 impl TempDir {
     pub(crate) fn new() -> Self {
-        static SERIAL: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("tern-test-{}-{serial}", std::process::id()));
-            match fs::create_dir(&path) {
-                // Left by a killed process of this number.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made.expect("a fresh directory");
-                    return Self(path);
-                }
-            }
-        }
+        Self(tempfile::tempdir().expect("a fresh directory"))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.0.path()
     }
 }
 

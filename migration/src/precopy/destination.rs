@@ -191,12 +191,7 @@ fn serve<F: DestinationFactory>(
             let mut report = destination.report;
             report.total = began.elapsed();
             report.received_bytes = destination.session.received();
-            report.phases = destination
-                .session
-                .entered()
-                .iter()
-                .map(|&(phase, at)| (phase, at - began))
-                .collect();
+            report.phases = destination.session.phases_since(began);
             Ok(Arrived {
                 vm,
                 offer,

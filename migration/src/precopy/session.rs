@@ -71,6 +71,11 @@ impl<'a> Session<'a> {
         &self.entered
     }
 
+    /// The phases so far, each with how long after `began` it was entered.
+    pub(super) fn phases_since(&self, began: Instant) -> Vec<(Phase, Duration)> {
+        self.entered.iter().map(|&(phase, at)| (phase, at - began)).collect()
+    }
+
     pub(super) fn sent(&self) -> u64 {
         self.channel.sent()
     }

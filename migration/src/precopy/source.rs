@@ -144,12 +144,7 @@ pub fn send_over(
             let mut report = source.report;
             report.total = began.elapsed();
             report.sent_bytes = source.session.sent();
-            report.phases = source
-                .session
-                .entered()
-                .iter()
-                .map(|&(phase, at)| (phase, at - began))
-                .collect();
+            report.phases = source.session.phases_since(began);
             Ok(report)
         }
         Err((failure, source_state)) => {
