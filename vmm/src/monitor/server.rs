@@ -53,7 +53,8 @@ struct Shared {
 }
 
 struct State {
-    listener: PrivateListener,
+    /// Absent once the server has gone.
+    listener: Option<PrivateListener>,
     listening: Option<SourceId>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
@@ -77,7 +78,7 @@ impl MonitorServer {
     pub fn start(listener: PrivateListener, vm: &Arc<dyn Control>, event_loop: &mut EventLoop) -> io::Result<Self> {
         let fd = listener.fd();
         let state = State {
-            listener,
+            listener: Some(listener),
             listening: None,
             clients: BTreeMap::new(),
             next_client: 0,
@@ -108,6 +109,13 @@ impl MonitorServer {
     }
 }
 
+impl Drop for MonitorServer {
+    /// Removes the socket, even if a thread that tells an event still holds the rest.
+    fn drop(&mut self) {
+        self.0.state.lock().listener = None;
+    }
+}
+
 impl fmt::Debug for MonitorServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MonitorServer({} clients)", self.0.state.lock().clients.len())
@@ -133,7 +141,7 @@ impl EventSink for Sink {
 impl Shared {
     fn accept(self: &Arc<Self>, event_loop: &mut EventLoop) {
         let mut state = self.state.lock();
-        match state.listener.accept() {
+        match state.listener.as_ref().map_or(Ok(None), PrivateListener::accept) {
             Ok(None) => {}
             Ok(Some(fd)) => {
                 let id = state.next_client;
@@ -367,6 +375,20 @@ mod tests {
         reader
             .lines()
             .map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"))
+    }
+
+    #[test]
+    fn the_socket_goes_at_the_end_even_while_another_thread_tells_an_event() {
+        let dir = TempDir::new();
+        let path = dir.path().join("s");
+        let listener = PrivateListener::bind(&path).expect("a fresh path");
+        let vm: Arc<dyn Control> = Arc::new(FakeVm::default());
+        let mut event_loop = EventLoop::new().expect("an event loop");
+        let server = MonitorServer::start(listener, &vm, &mut event_loop).expect("a sound socket");
+        // As that thread does for a moment.
+        let _held = Arc::clone(&server.0);
+        server.finish();
+        assert!(!path.exists());
     }
 
     #[test]
