@@ -4,11 +4,10 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 use rustix::io::Errno;
 
-use super::{port::Port, pty::Pty};
+use super::{clients::Clients, port::Port};
 use crate::{
     event_loop::SourceId,
     terminal::{EscapeKeys, Leave},
-    unix_socket::PrivateListener,
 };
 
 /// How much is read ahead of the guest at most.
@@ -27,14 +26,6 @@ pub(super) struct Input {
     pub(super) watched: Option<SourceId>,
     /// Where clients come from.
     pub(super) clients: Option<Clients>,
-}
-
-/// Where a console's clients come from, one after another.
-pub(super) enum Clients {
-    /// A socket, and the loop's watch for those who wait there.
-    Socket(PrivateListener, SourceId),
-    /// A pseudo-terminal.
-    Pty(Pty),
 }
 
 /// What reading gave.
