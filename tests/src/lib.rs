@@ -16,5 +16,6 @@ pub mod linux;
 pub mod log;
 pub mod machine;
 pub mod process;
+pub mod pty;
 pub mod scenario;
 pub mod state;

@@ -40,6 +40,9 @@ pub enum CliError {
     /// The console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// What the user wrote makes no sense; a sentence with the remedy.
+    #[error("{0}")]
+    Usage(String),
     /// The process could not set itself up.
     #[error("cannot set up the process: {0}")]
     Process(#[source] io::Error),
@@ -110,6 +113,7 @@ impl CliError {
             Self::NoSuchVm(_) | Self::NoSuchVmOrFile(_) => Exit::NoSuchVm,
             Self::NotMoved { .. } => Exit::NotMoved,
             Self::Undecided { .. } => Exit::Undecided,
+            Self::Usage(_) => Exit::Usage,
             _ => Exit::Failed,
         }
     }

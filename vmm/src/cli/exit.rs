@@ -7,7 +7,8 @@ use crate::control::{Ending, ShutdownReason};
 /// What `vm --help` says about exit codes.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-  0      done; a VM in the foreground: ended by \"vm quit\", by its guest, or handed over
+  0      done; a VM in the foreground: ended by \"vm quit\", by its guest, or handed over;
+         with --detach: its guest runs, or the receiver listens
   1      failed; the message on stderr says why and what to do
   2      the command line was wrong
   3      there is no such VM
@@ -25,6 +26,7 @@ NAME is the name of a running VM or, with a slash, the path of its control socke
 pub(super) enum Exit {
     Done,
     Failed,
+    Usage,
     NoSuchVm,
     NotMoved,
     Undecided,
@@ -38,6 +40,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::Usage => 2,
             Self::NoSuchVm => 3,
             Self::NotMoved => 4,
             Self::Undecided => 5,

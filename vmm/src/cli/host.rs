@@ -1,7 +1,7 @@
-//! Holding a VM in the foreground: console, signals, monitor, event loop, and the end.
+//! Holding a VM, in the foreground or detached: console, signals, monitor, event loop, and the end.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -10,9 +10,9 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{attention::Attention, error::CliError, exit::Exit, leave::Leave, messages::Messages};
+use super::{attention::Attention, detach, error::CliError, exit::Exit, leave::Leave, messages::Messages};
 use crate::{
     clock::Clock,
     console::{Console, ConsoleHandle, ConsoleSpec},
@@ -33,11 +33,68 @@ pub struct HostArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<VmName>,
     /// The guest's console: stdio, pty, unix:PATH, file:PATH (it begins empty) or null.
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
-    console: ConsoleSpec,
+    ///
+    /// The default is stdio, and with --detach a unix socket beside the control socket, which is printed: NAME.console. A client of the
+    /// socket that connects late begins with the latest output.
+    #[arg(long, value_name = "WHERE")]
+    console: Option<ConsoleSpec>,
     /// Where the control socket is; else NAME.sock in $XDG_RUNTIME_DIR/tern (/run/tern for root).
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Put the VM in the background, in a session of its own, and return.
+    ///
+    /// The command returns 0 once the guest runs; a receiver, once it listens. Whatever fails before that is told and gives the
+    /// exit code as in the foreground. The console cannot be stdio then.
+    #[arg(short, long)]
+    detach: bool,
+}
+
+impl HostArgs {
+    /// A path as it means the same for as long as the VM lives: one in the background leaves the working directory.
+    fn lasting(&self, path: &Path) -> PathBuf {
+        match std::path::absolute(path) {
+            Ok(path) if self.detach => path,
+            _ => path.to_owned(),
+        }
+    }
+
+    /// Where the console is to be, for a VM that is controlled there.
+    fn console(&self, control: &Path) -> ConsoleSpec {
+        match &self.console {
+            Some(ConsoleSpec::Unix(path)) => ConsoleSpec::Unix(self.lasting(path)),
+            Some(ConsoleSpec::File(path)) => ConsoleSpec::File(self.lasting(path)),
+            Some(spec) => spec.clone(),
+            None if self.detach => ConsoleSpec::Unix(control.with_extension("console")),
+            None => ConsoleSpec::Stdio,
+        }
+    }
+}
+
+/// Holds the VM that `make` makes until it has ended, and says how that came; with `--detach`, has another process do so.
+///
+/// # Errors
+///
+/// The VM could not be made or served, or it failed.
+pub(super) fn hold(
+    args: &HostArgs,
+    messages: Messages,
+    make: impl FnOnce(&mut Foreground) -> Result<Arc<dyn Control>, CliError>,
+) -> Result<u8, CliError> {
+    if args.detach {
+        if args.console == Some(ConsoleSpec::Stdio) {
+            return Err(CliError::Usage(
+                "a VM in the background cannot have its console on stdio; choose --console unix:PATH, pty, file:PATH or null, \
+                 or leave --console out"
+                    .into(),
+            ));
+        }
+        if !detach::is_the_second_process() {
+            return detach::start(messages);
+        }
+    }
+    let mut foreground = Foreground::prepare(args, messages)?;
+    let vm = make(&mut foreground)?;
+    foreground.serve(&vm)
 }
 
 /// Everything around a VM that is about to be made.
@@ -57,6 +114,10 @@ pub struct Foreground {
     /// The VM, as commands take it.
     address: VmAddress,
     messages: Messages,
+    /// The user's terminal is left once the guest runs.
+    detaches: bool,
+    /// Where it waits for its guest.
+    listening: Option<String>,
 }
 
 impl Foreground {
@@ -68,10 +129,11 @@ impl Foreground {
     pub fn prepare(args: &HostArgs, messages: Messages) -> Result<Self, CliError> {
         let signals = SignalFd::block().map_err(CliError::Process)?;
         let name = args.name.clone().unwrap_or_else(VmName::of_this_process);
-        let place = Place::claim(&name, args.control.as_deref())?;
+        let control = args.control.as_deref().map(|path| args.lasting(path));
+        let place = Place::claim(&name, control.as_deref())?;
         let listener = place.listen()?;
         let mut event_loop = EventLoop::new().map_err(CliError::Process)?;
-        let console = Console::open(&args.console, &mut event_loop)?;
+        let console = Console::open(&args.console(place.socket()), &mut event_loop)?;
         let named_by_user = args.name.is_some();
         let address = match &args.control {
             None => VmAddress::Name(name.clone()),
@@ -87,6 +149,8 @@ impl Foreground {
             named_by_user,
             address,
             messages,
+            detaches: args.detach,
+            listening: None,
         })
     }
 
@@ -112,12 +176,60 @@ impl Foreground {
         self.messages
     }
 
+    /// Says where the VM waits for its guest.
+    pub(super) fn listens_at(&mut self, uri: String) {
+        if !self.detaches {
+            self.messages.line("listening", &uri, json!({ "uri": uri }));
+        }
+        self.listening = Some(uri);
+    }
+
+    /// Says what the VM is called and where its console is, as far as the user cannot know.
+    fn announce(&self) {
+        let (console, messages) = (&self.console, self.messages);
+        if let Some(pty) = console.pty().filter(|_| !messages.is_json()) {
+            messages.news("console", format_args!("the console is {}", pty.display()), json!({}));
+        }
+        if messages.is_json() || console.has_terminal() || !self.named_by_user {
+            let hint = if console.has_terminal() {
+                "; Ctrl-A X leaves it"
+            } else {
+                ""
+            };
+            let mut fields =
+                json!({ "name": self.name.as_str(), "control": self.place.socket(), "pid": std::process::id() });
+            if let Some(pty) = console.pty() {
+                fields["pty"] = pty.display().to_string().into();
+            }
+            let text = format_args!("this VM is called {}{hint}", self.name);
+            messages.news("started", text, fields);
+        }
+    }
+
+    /// What the command that waits for a VM in the background is told.
+    fn report(&self) -> Value {
+        let mut report = json!({
+            "name": self.name.as_str(),
+            "control": self.place.socket(),
+            "pid": std::process::id(),
+            "console": self.console.place(),
+        });
+        if let Some(uri) = &self.listening {
+            report["uri"] = uri.as_str().into();
+        }
+        report
+    }
+
     /// Serves the VM until it has ended, and says how that came.
     ///
     /// # Errors
     ///
     /// The VM failed, or the process could not serve it.
     pub fn serve(self, vm: &Arc<dyn Control>) -> Result<u8, CliError> {
+        let report = self.detaches.then(|| self.report());
+        if report.is_none() {
+            self.announce();
+        }
         let Self {
             console,
             mut event_loop,
@@ -125,26 +237,10 @@ impl Foreground {
             listener,
             place,
             name,
-            named_by_user,
             address,
             messages,
+            ..
         } = self;
-        if let Some(pty) = console.pty().filter(|_| !messages.is_json()) {
-            messages.news("console", format_args!("the console is {}", pty.display()), json!({}));
-        }
-        if messages.is_json() || console.has_terminal() || !named_by_user {
-            let hint = if console.has_terminal() {
-                "; Ctrl-A X leaves it"
-            } else {
-                ""
-            };
-            let mut fields = json!({ "name": name.as_str(), "control": place.socket(), "pid": std::process::id() });
-            if let Some(pty) = console.pty() {
-                fields["pty"] = pty.display().to_string().into();
-            }
-            messages.news("started", format_args!("this VM is called {name}{hint}"), fields);
-        }
-
         let watch = Arc::new(LeaveAtTheEnd {
             event_loop: event_loop.handle(),
             vm: Arc::downgrade(vm),
@@ -171,6 +267,9 @@ impl Foreground {
         event_loop
             .watch(fd, Interest::Read, quit_on_signals)
             .map_err(CliError::Process)?;
+        if let Some(report) = report {
+            detach::leave(&report)?;
+        }
         event_loop.run().map_err(CliError::Process)?;
 
         monitor.finish();
@@ -259,8 +358,9 @@ mod tests {
     fn foreground(dir: &TempDir) -> Foreground {
         let args = HostArgs {
             name: None,
-            console: ConsoleSpec::Null,
+            console: Some(ConsoleSpec::Null),
             control: Some(dir.path().join("s")),
+            detach: false,
         };
         Foreground::prepare(&args, Messages::new(false)).expect("a free place")
     }
@@ -332,8 +432,9 @@ mod tests {
                 let _first = foreground(&dir);
                 let args = HostArgs {
                     name: None,
-                    console: ConsoleSpec::Null,
+                    console: Some(ConsoleSpec::Null),
                     control: Some(dir.path().join("s")),
+                    detach: false,
                 };
                 let second = Foreground::prepare(&args, Messages::new(false));
                 assert!(matches!(second, Err(CliError::Place(_))), "{second:?}");

@@ -59,7 +59,7 @@ fn find(what: &Path) -> Result<Found, CliError> {
 }
 
 /// JSON as an outline for people: one member a line, what is inside it indented.
-struct Outline<'a>(&'a Value);
+pub(super) struct Outline<'a>(pub(super) &'a Value);
 
 impl fmt::Display for Outline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

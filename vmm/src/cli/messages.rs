@@ -45,6 +45,13 @@ impl Messages {
         }
     }
 
+    /// What only people are told, on stderr beside a result.
+    pub(super) fn hint(self, text: impl Display) {
+        if !self.json {
+            say(&format!("vm: {text}"));
+        }
+    }
+
     /// A bare line for stderr that scripts take as it is.
     pub(super) fn line(self, event: &str, text: &str, fields: Value) {
         if self.json {

@@ -1,7 +1,7 @@
 //! The `vm` command: one file per subcommand.
 //!
 //! `run`, `restore` and `receive` hold a VM in the foreground ([`host`]): stdout is the guest's console, and whatever Tern has to say goes to
-//! stderr. The others talk to such a process through its monitor and print what they found to stdout. Errors are printed once,
+//! stderr. With `--detach` they do so in a process of its own (`detach`). The others talk to such a process through its monitor and print what they found to stdout. Errors are printed once,
 //! here, and end in one of the documented exit codes (`exit`).
 
 mod attention;
@@ -9,6 +9,7 @@ mod completions;
 mod cont;
 mod cpu;
 mod demo;
+mod detach;
 mod error;
 mod exit;
 mod follow;
@@ -20,6 +21,7 @@ mod machines;
 mod man;
 mod messages;
 mod migrate;
+mod monitor;
 mod ps;
 mod quit;
 mod receive;
@@ -64,6 +66,7 @@ enum Command {
     Info(info::Args),
     Stop(stop::Args),
     Cont(cont::Args),
+    Monitor(monitor::Args),
     Cpu(cpu::Args),
     Quit(quit::Args),
     Machines(machines::Args),
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args, messages),
         Command::Stop(args) => stop::run(&args, messages),
         Command::Cont(args) => cont::run(&args, messages),
+        Command::Monitor(args) => monitor::run(&args, messages),
         Command::Cpu(args) => cpu::run(&args, messages),
         Command::Quit(args) => quit::run(&args, messages),
         Command::Machines(args) => machines::run(&args, messages),
@@ -140,6 +144,9 @@ mod tests {
             "vm run",
             "vm run --machine microvm --kernel k --initrd i --cmdline console=ttyS0 --cpus 2 --memory 256M --name a --cpu host --accel kvm",
             "vm run --console pty",
+            "vm run --detach --name a",
+            "vm restore a.tern -d --console file:log",
+            "vm receive unix:/s -d --json",
             "vm run --console file:log",
             "vm run --console unix:/tmp/c --control /tmp/s --json",
             "vm --json demo",
@@ -153,6 +160,8 @@ mod tests {
             "vm info ./a.tern",
             "vm stop a",
             "vm cont a",
+            "vm monitor a",
+            "vm monitor /tmp/s --json -c stop --command cont",
             "vm cpu list",
             "vm cpu show x86-64-v2,-popcnt,+aes --cpus 2 --json",
             "vm cpu check EPYC,pcid=on --accel qtest",

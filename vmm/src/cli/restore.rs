@@ -6,20 +6,21 @@ use clap::ValueEnum;
 
 use super::{
     error::CliError,
-    host::{Foreground, HostArgs},
+    host::{self, HostArgs},
     machine,
     messages::Messages,
     values::TscArgs,
 };
 
-/// Let a guest go on from a snapshot, in the foreground with its console.
+/// Let a guest go on from a snapshot, in the foreground with its console, or with --detach in the background.
 ///
 /// The file is never changed.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Example:
   vm restore web.tern --name web
-  vm restore web.tern --name copy --verify=none")]
+  vm restore web.tern --name copy --verify=none
+  vm restore web.tern --name web --detach")]
 pub(super) struct Args {
     /// The snapshot.
     #[arg(value_name = "FILE")]
@@ -46,7 +47,5 @@ pub(super) enum Verify {
 }
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
-    let foreground = Foreground::prepare(&args.host, messages)?;
-    let vm = machine::restore(args, &foreground)?;
-    foreground.serve(&vm)
+    host::hold(&args.host, messages, |foreground| machine::restore(args, foreground))
 }

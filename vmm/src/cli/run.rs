@@ -7,13 +7,13 @@ use hw::i386::cpu_model::{CpuSpec, CpuSpecError};
 use super::{
     cpu,
     error::CliError,
-    host::{Foreground, HostArgs},
+    host::{self, HostArgs},
     machine,
     messages::Messages,
     values::Size,
 };
 
-/// Boot a guest, in the foreground with its console.
+/// Boot a guest, in the foreground with its console, or with --detach in the background.
 ///
 /// Without --kernel it is the guest that is built into Tern.
 #[derive(clap::Args, Debug)]
@@ -21,6 +21,7 @@ use super::{
 Example:
   vm run
   vm run --kernel vmlinux --initrd initrd.cpio --cmdline \"console=ttyS0\" --cpus 2 --memory 512M --name web
+  vm run --detach --name web
 
 The exit code is the value that the guest writes to the test-exit port (0xf4), if it does.")]
 pub(super) struct Args {
@@ -73,7 +74,5 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     if matches!(args.cpu.as_deref(), Some("help" | "?")) {
         return cpu::help(&args.accel, messages);
     }
-    let foreground = Foreground::prepare(&args.host, messages)?;
-    let vm = machine::boot(args, &foreground)?;
-    foreground.serve(&vm)
+    host::hold(&args.host, messages, |foreground| machine::boot(args, foreground))
 }

@@ -67,6 +67,7 @@ pub enum ConsoleError {
 /// An open console: its end towards the host. [`Console::handle`] is the end towards the guest.
 pub struct Console {
     shared: Arc<Shared>,
+    spec: ConsoleSpec,
     terminal: Option<RawTerminal>,
     /// The other end of a pseudo-terminal.
     pty: Option<PathBuf>,
@@ -117,6 +118,7 @@ impl Console {
         }
         Ok(Self {
             shared,
+            spec: spec.clone(),
             terminal,
             pty,
             file,
@@ -144,6 +146,15 @@ impl Console {
     #[must_use]
     pub fn pty(&self) -> Option<&Path> {
         self.pty.as_deref()
+    }
+
+    /// Where it is, as `--console` takes it; a pseudo-terminal by its name: `pty:/dev/pts/7`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.pty {
+            Some(name) => format!("pty:{}", name.display()),
+            None => self.spec.to_string(),
+        }
     }
 
     /// Writes out what is queued, as long as the other side takes something every now and then; then closes the console.

@@ -1,0 +1,264 @@
+//! What a user does with `vm` day by day, done to the program and to its terminal.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tern_tests::process::Scratch;
+use tern_tests::pty::AtTerminal;
+
+/// A VM in the background; killed when the test ends.
+struct Detached {
+    report: Value,
+    pid: Pid,
+}
+
+impl Detached {
+    /// Runs a command that puts a VM into the background; the accelerator without processors serves where no guest is looked at.
+    #[track_caller]
+    fn start(home: &Scratch, args: &[&str]) -> Self {
+        let said = home.vm_ok(&[args, &["--accel", "qtest", "--detach", "--json"]].concat());
+        let report: Value = serde_json::from_str(&said).expect("one object");
+        let pid = report["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw).expect("a process");
+        Self { report, pid }
+    }
+
+    fn process(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.pid)
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs the prompt of the VM `a` on these lines.
+fn monitor(home: &Scratch, args: &[&str], lines: &str) -> Output {
+    let mut monitor = home
+        .command(&[&["monitor", "a"], args].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("vm starts");
+    // It may end before it has read everything.
+    let _ = monitor.stdin.take().expect("a pipe").write_all(lines.as_bytes());
+    monitor.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn a_detached_vm_shares_nothing_with_its_user_and_is_found_by_its_name() {
+    let home = Scratch::new();
+    // vm_ok waits for the end of both pipes: a VM that kept one would never let it return.
+    let vm = Detached::start(&home, &["run", "--name", "a"]);
+    for stream in ["fd/0", "fd/1", "fd/2"] {
+        let target = fs::read_link(vm.process(stream)).expect("it runs");
+        assert_eq!(target, Path::new("/dev/null"), "{stream}");
+    }
+    assert_eq!(fs::read_link(vm.process("cwd")).expect("it runs"), Path::new("/"));
+    let stat = fs::read_to_string(vm.process("stat")).expect("it runs");
+    let (_, after_name) = stat.rsplit_once(") ").expect("the format of proc(5)");
+    let session = after_name.split(' ').nth(3).expect("the session");
+    assert_eq!(session, vm.pid.to_string(), "a session of its own");
+
+    assert_eq!(
+        home.vm_ok(&["monitor", "a", "-c", "info status"]),
+        "VM status: running\n"
+    );
+    let socket = home.file("tern/a.console");
+    assert_eq!(vm.report["console"], format!("unix:{}", socket.display()));
+    UnixStream::connect(&socket).expect("the console listens");
+    home.vm_ok(&["quit", "a"]);
+    assert_eq!(home.contents(), [""; 0], "nothing is left behind");
+}
+
+#[test]
+fn what_a_detached_command_says_names_the_console_and_for_a_receiver_the_address_first() {
+    let home = Scratch::new();
+    let quiet = ["--accel", "qtest", "--detach"];
+    let said = home.vm_ok(&[&["run", "--name", "a", "--console", "pty"][..], &quiet].concat());
+    assert!(
+        said.starts_with("a runs in the background; its console is pty:/dev/pts/"),
+        "{said}"
+    );
+    let output = home.vm(&[&["receive", "tcp:127.0.0.1:0", "--name", "b"][..], &quiet].concat());
+    let address = text(&output.stdout);
+    assert!(
+        address.starts_with("tcp:127.0.0.1:") && address.lines().count() == 1,
+        "{address}"
+    );
+    assert!(
+        text(&output.stderr).contains("b waits for its guest in the background"),
+        "{output:?}"
+    );
+    home.vm_ok(&["migrate", "a", address.trim_end()]);
+    assert_eq!(
+        home.vm_ok(&["monitor", "b", "-c", "info status"]),
+        "VM status: running\n"
+    );
+    // A snapshot into the folder of the user, who is somewhere else than the VM.
+    let saved = home
+        .command(&["snapshot", "b", "b.tern"])
+        .current_dir(home.path())
+        .output();
+    assert!(saved.expect("vm starts").status.success());
+    home.vm_ok(&["quit", "b"]);
+    let again = Detached::start(
+        &home,
+        &["restore", home.file("b.tern").to_str().expect("text"), "--name", "c"],
+    );
+    assert_eq!(again.report["name"], "c");
+    home.vm_ok(&["quit", "c"]);
+}
+
+#[test]
+fn a_detached_command_fails_as_it_would_in_the_foreground_and_says_so_once() {
+    let home = Scratch::new();
+    let _vm = Detached::start(&home, &["run", "--name", "a"]);
+    for (code, word, args) in [
+        (1, "another --name", &["run", "--name", "a"][..]),
+        (1, "/nowhere", &["run", "--kernel", "/nowhere"]),
+        (1, "/nowhere", &["restore", "/nowhere"]),
+        (1, "/dev/null/x", &["run", "--console", "file:/dev/null/x"]),
+        (2, "unix:PATH", &["run", "--console", "stdio"]),
+    ] {
+        let output = home.vm(&[args, &["--accel", "qtest", "-d"]].concat());
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        assert_eq!(text(&output.stderr).matches(word).count(), 1, "{args:?}: {output:?}");
+        assert_eq!(text(&output.stdout), "", "{args:?}");
+    }
+}
+
+#[test]
+fn paths_on_the_command_line_of_a_detached_vm_are_the_users() {
+    let home = Scratch::new();
+    let args = [
+        "run",
+        "-d",
+        "--accel",
+        "qtest",
+        "--control",
+        "control",
+        "--console",
+        "unix:console",
+    ];
+    let output = home
+        .command(&args)
+        .current_dir(home.path())
+        .output()
+        .expect("vm starts");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(home.contents(), ["console", "control", "control.lock"]);
+    let control = home.file("control");
+    home.vm_ok(&["quit", control.to_str().expect("text")]);
+    assert_eq!(home.contents(), [""; 0]);
+}
+
+#[test]
+fn the_monitor_takes_commands_from_its_arguments_and_its_input() {
+    let home = Scratch::new();
+    let _vm = Detached::start(&home, &["run", "--name", "a"]);
+    let said = monitor(&home, &[], "stop\n\n  info status\ncont\nexit\ninfo name\n");
+    assert_eq!(
+        text(&said.stdout),
+        "VM status: paused\n",
+        "nothing after exit: {said:?}"
+    );
+    let said = monitor(&home, &["--json", "-c", "info status", "-c", "stop"], "");
+    let lines: Vec<Value> = text(&said.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines, [json!({ "running": true, "status": "running" }), json!({})]);
+    for (code, line) in [(2, "fly"), (2, "info weather"), (1, "qom-get /nowhere type")] {
+        let said = monitor(&home, &[], &format!("{line}\ncont\n"));
+        assert_eq!(said.status.code(), Some(code), "{line}: {said:?}");
+        assert_eq!(
+            text(&monitor(&home, &["-c", "info status"], "").stdout),
+            "VM status: paused\n"
+        );
+    }
+    let output = home.vm(&["monitor", "nobody", "-c", "stop"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(monitor(&home, &[], "q\n").status.code(), Some(0));
+}
+
+/// The prompt of the VM `a` at a terminal, with the user's state in `home`.
+fn prompt(home: &Scratch) -> AtTerminal {
+    let mut command = home.command(&["monitor", "a"]);
+    command.env("XDG_STATE_HOME", home.file("state"));
+    let mut user = AtTerminal::start(command);
+    user.wait_for("type 'help'");
+    user.wait_for("(a) ");
+    user
+}
+
+#[test]
+fn the_prompt_completes_remembers_and_shows_events_without_tearing_what_is_typed() {
+    let home = Scratch::new();
+    let _vm = Detached::start(&home, &["run", "--name", "a"]);
+    let mut user = prompt(&home);
+    user.press("info st\t\r");
+    user.wait_for("VM status: running");
+    user.wait_for("(a) ");
+    user.press("qom-get /mach\t");
+    user.wait_for("/machine/");
+    user.press("\u{7f} ty\t\r");
+    user.wait_for("\"microvm");
+    user.wait_for("(a) ");
+
+    user.press("info na");
+    user.wait_for("info na");
+    home.vm_ok(&["stop", "a"]);
+    // The line is cleared, the event has one of its own, and what was typed stands behind the prompt again.
+    user.wait_for("[STOP]");
+    user.wait_for("(a) info na");
+    user.press("me\r");
+    user.wait_for("\r\na\r\n");
+    user.press("nonsense\r");
+    user.wait_for("Error: unknown command");
+    user.wait_for("(a) ");
+    user.press("info status\r");
+    user.wait_for("VM status: paused");
+    user.wait_for("(a) ");
+    user.press("\u{4}");
+    assert!(user.wait_exit().success());
+    assert!(user.is_as_before());
+
+    // Another prompt, and the last line of the first.
+    let mut user = prompt(&home);
+    user.press("\u{1b}[A\r");
+    user.wait_for("VM status: paused");
+    user.wait_for("(a) ");
+    home.vm_ok(&["quit", "a"]);
+    user.wait_for("a is gone");
+    assert!(user.wait_exit().success(), "the prompt ends with its VM");
+    assert!(user.is_as_before());
+}
+
+#[test]
+fn a_client_of_a_detached_console_sees_what_the_guest_said_before_it_came() {
+    tern_tests::needs_kvm!();
+    let home = Scratch::new();
+    let said = home.vm_ok(&["run", "--detach", "--name", "a", "--cmdline", "mib=8 beat=50"]);
+    assert!(said.contains("tern/a.console"), "{said}");
+    let mut console = UnixStream::connect(home.file("tern/a.console")).expect("the console listens");
+    let (mut seen, mut bytes) = (String::new(), [0; 4096]);
+    while !seen.contains("tern-guest: ready") || !seen.contains("beat ") {
+        let read = console.read(&mut bytes).expect("it is there");
+        assert!(read > 0, "the console has ended: {seen}");
+        seen.push_str(&text(&bytes[..read]));
+    }
+    home.vm_ok(&["quit", "a"]);
+}

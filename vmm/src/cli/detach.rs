@@ -1,0 +1,124 @@
+//! `--detach`: a VM in the background.
+//!
+//! The command starts itself once more and waits. The second process makes the VM exactly as one in the foreground does, and what it
+//! has to say, errors above all, goes to the user's terminal. Once its guest runs it says so on the pipe that is its stdout and leaves
+//! what it shares with the user: the session, the streams, the working directory. If it ends before that, the command ends with its
+//! exit code.
+//!
+//! It leaves the session that late so that Ctrl-C reaches both as long as the user waits. A command that is gone by then takes
+//! no report, and the VM ends.
+
+use std::{
+    env,
+    fs::File,
+    io::{BufRead, BufReader, Read, Write, stdout},
+    os::unix::process::ExitStatusExt,
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    process::{chdir, setsid},
+    stdio::{dup2_stderr, dup2_stdout},
+};
+use serde_json::Value;
+
+use super::{error::CliError, messages::Messages};
+
+/// Tells the second process that it is the second one. Nobody else is to set it.
+const MARK: &str = "TERN_DETACHED";
+
+/// A report may be so long at most: a few paths and an address.
+const LONGEST_REPORT: u64 = 64 << 10;
+
+/// Whether this process is the one that is to hold the VM in the background.
+pub(super) fn is_the_second_process() -> bool {
+    env::var_os(MARK).is_some()
+}
+
+/// Starts this command in a second process, waits until that says that its guest runs, and prints what it says. Returns the exit code.
+pub(super) fn start(messages: Messages) -> Result<u8, CliError> {
+    let program = env::current_exe().map_err(CliError::Process)?;
+    let mut vm = Command::new(program)
+        .args(env::args_os().skip(1))
+        .env(MARK, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(CliError::Process)?;
+    let report = vm.stdout.take().and_then(read_report);
+    let Some(report) = report else {
+        let status = vm.wait().map_err(CliError::Process)?;
+        return match (status.code().map(u8::try_from), status.signal()) {
+            // It has said why.
+            (Some(Ok(code)), _) if code != 0 => Ok(code),
+            (_, Some(signal)) => Err(CliError::Start(format!(
+                "the VM's process was ended by signal {signal} before its guest ran"
+            ))),
+            _ => Err(CliError::Start("the VM's process ended before its guest ran".into())),
+        };
+    };
+    tell(&report, messages);
+    Ok(0)
+}
+
+/// What the VM's process reports, or `None` if it ends before.
+fn read_report(pipe: impl Read) -> Option<Value> {
+    let mut line = Vec::new();
+    BufReader::new(pipe.take(LONGEST_REPORT))
+        .read_until(b'\n', &mut line)
+        .ok()?;
+    serde_json::from_slice(line.strip_suffix(b"\n")?).ok()
+}
+
+fn tell(report: &Value, messages: Messages) {
+    let text = |member: &str| report[member].as_str().unwrap_or_default();
+    let where_it_is = |what: &str| {
+        format!(
+            "{} {what} in the background; its console is {}",
+            text("name"),
+            text("console")
+        )
+    };
+    match report["uri"].as_str() {
+        // The address is a script's, and so it is alone on stdout.
+        Some(uri) => {
+            messages.result(uri, report);
+            messages.hint(where_it_is("waits for its guest"));
+        }
+        None => messages.result(where_it_is("runs"), report),
+    }
+}
+
+/// In the second process, whose guest runs: says so, and leaves what it shares with the user.
+pub(super) fn leave(report: &Value) -> Result<(), CliError> {
+    let failed = |error: rustix::io::Errno| CliError::Process(error.into());
+    setsid().map_err(failed)?;
+    chdir("/").map_err(failed)?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(CliError::Process)?;
+    // In one write, and an error if the one who waited has gone.
+    let mut pipe = stdout().lock();
+    pipe.write_all(format!("{report}\n").as_bytes())
+        .and_then(|()| pipe.flush())
+        .map_err(CliError::Process)?;
+    dup2_stdout(&null).and_then(|()| dup2_stderr(&null)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_report_is_one_whole_line_and_anything_else_is_none() {
+        assert_eq!(read_report(&b"{\"name\":\"a\"}\n"[..]), Some(json!({ "name": "a" })));
+        for nothing in [&b""[..], b"{\"name\":\"a\"}", b"half a line", b"no JSON\n"] {
+            assert_eq!(read_report(nothing), None);
+        }
+        let endless = std::io::repeat(b'x');
+        assert_eq!(read_report(endless), None, "no more is read than a report can have");
+    }
+}
