@@ -73,6 +73,16 @@ fn linux_boots_as_a_bzimage_and_again_after_a_restart_where_its_files_are_gone()
     guest.vm.verify_memory();
 }
 
+/// What a distribution's kernel comes to by itself on a machine with hardware-reduced ACPI and no EFI.
+#[test]
+fn linux_restarts_by_the_entry_of_firmware_that_is_not_there() {
+    needs_kvm!();
+    let words = "tern.run=off reboot=b";
+    let mut guest = launch(&LinuxGuest::built(), "vmlinux", "1", words);
+    guest.vm.wait_for("GUEST-END");
+    guest.vm.wait_for("GUEST-READY");
+}
+
 #[test]
 fn a_panic_of_linux_ends_its_vm_with_a_status_of_its_own() {
     needs_kvm!();

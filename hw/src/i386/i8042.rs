@@ -14,6 +14,8 @@ use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
 /// Offset of the command and status port from the data port.
 const COMMAND_PORT: u64 = 4;
+/// The command port where a PC has it.
+pub(super) const COMMAND: u8 = 0x64;
 
 /// Status: the output buffer holds a byte for the guest.
 const STATUS_OUTPUT_FULL: u8 = 1 << 0;
@@ -28,7 +30,7 @@ const STATUS_UNLOCKED: u8 = 1 << 4;
 const OUTPUT_NOT_RESET: u8 = 1 << 0;
 
 /// Commands that the controller answers.
-mod command {
+pub(super) mod command {
     pub const READ_CONTROL: u8 = 0x20;
     pub const WRITE_CONTROL: u8 = 0x60;
     pub const SELF_TEST: u8 = 0xaa;

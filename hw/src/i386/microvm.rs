@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | 0 to 3 GiB, and from 4 GiB | RAM |
 //! | 0xe0000, 0xf0000 | ACPI tables, MP table |
+//! | 0xffff0 | in firmware's stead, code that resets the machine |
 //! | 0xfea00000 | sleep, reset and the power button (ACPI), IRQ 9 |
 //! | 0xfec00000, 0xfee00000 | I/O APIC, local APICs |
 //! | ports 0x20, 0xa0, 0x40, 0x61 | 8259 pair, 8254 |
@@ -41,6 +42,8 @@ pub mod layout {
     pub const ACPI_TABLES: u32 = 0xe_0000;
     /// The MP table, behind them.
     pub const MP_TABLE: u32 = 0xf_0000;
+    /// Where real mode enters firmware after a reset, F000:FFF0.
+    pub const RESET_VECTOR: u32 = 0xf_fff0;
     /// The generic event device: the power button.
     pub const GED_EVENTS: u32 = 0xfea0_0000;
     /// The generic event device: sleep and reset.

@@ -13,5 +13,6 @@ pub mod microvm;
 pub mod mptable;
 pub mod msr;
 pub mod msr_account;
+pub mod reset_vector;
 pub mod test_exit;
 pub mod xsave;

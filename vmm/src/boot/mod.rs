@@ -32,7 +32,7 @@ use std::ops::Range;
 use hw::acpi::tables as acpi;
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::microvm::layout;
-use hw::i386::mptable;
+use hw::i386::{mptable, reset_vector};
 use hw::memory::RamError;
 use linux_loader::loader::bootparam::setup_header;
 use thiserror::Error;
@@ -189,6 +189,7 @@ pub fn load<M: GuestMemoryBackend>(
     for (address, table) in [
         (layout::MP_TABLE, mptable::build(layout::MP_TABLE, cpus)),
         (layout::ACPI_TABLES, acpi::build(layout::ACPI_TABLES, cpus)),
+        (layout::RESET_VECTOR, reset_vector::CODE.to_vec()),
     ] {
         memory.write_slice(&table, GuestAddress(u64::from(address)))?;
     }
@@ -281,6 +282,27 @@ mod tests {
             matches!(bzimage, BootEntry::Linux64 { entry: 0x100_0200, .. }),
             "{bzimage:?}"
         );
+    }
+
+    /// A guest that has overwritten it restarts all the same the next time.
+    #[test]
+    fn every_boot_puts_code_to_where_a_kernel_restarts_by_firmware() {
+        let memory = guest_memory(32 * MIB);
+        let kernel = bzimage(b"code");
+        let files = BootFiles {
+            kernel: &kernel,
+            initrd: None,
+            cmdline: "",
+        };
+        let payload = BootPayload::new(&files).expect("payload");
+        for fresh in [true, false] {
+            load(&memory, 32 * MIB, 2, &payload, fresh).expect("boots");
+            let mut code = [0; 5];
+            memory.read_slice(&mut code, GuestAddress(0xf_fff0)).expect("in memory");
+            // Interrupts off; 0xfe to port 0x64.
+            assert_eq!(code, [0xfa, 0xb0, 0xfe, 0xe6, 0x64]);
+            memory.write_slice(&[0; 16], GuestAddress(0xf_fff0)).expect("in memory");
+        }
     }
 
     #[test]
