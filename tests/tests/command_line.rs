@@ -262,3 +262,74 @@ fn a_client_of_a_detached_console_sees_what_the_guest_said_before_it_came() {
     }
     home.vm_ok(&["quit", "a"]);
 }
+
+/// A user of `vm run` at a terminal, with a guest that is ready.
+fn at_the_console(home: &Scratch) -> AtTerminal {
+    let mut user = AtTerminal::start(home.command(&["run", "--name", "a", "--cmdline", "mib=8 beat=50"]));
+    user.wait_for("Ctrl-A H shows its keys");
+    user.wait_for("tern-guest: ready");
+    assert!(!user.is_as_before(), "keys reach the guest one by one");
+    user
+}
+
+#[test]
+fn the_keys_of_the_console_are_qemus_and_the_terminal_is_afterwards_what_it_was() {
+    tern_tests::needs_kvm!();
+    let home = Scratch::new();
+    let mut user = at_the_console(&home);
+    user.press("\u{1}h");
+    user.wait_for("Ctrl-A X       leave");
+    user.press("\u{1}c");
+    user.wait_for("(a) ");
+    user.press("stop\r");
+    user.wait_for("[STOP]");
+    user.wait_for("(a) ");
+    // Back at the console of a guest that takes nothing: the keys are found all the same, again and again.
+    for _ in 0..3 {
+        user.press("\u{1}c");
+        user.press("\u{1}h");
+        user.wait_for("Ctrl-A C       switch");
+        user.press("\u{1}c");
+        user.wait_for("(a) ");
+    }
+    // Typed ahead, at once: what is before a switch is for the one, what is behind it for the other.
+    user.press("info na\u{1}\u{1}\u{1}aX\u{7f}\u{5}me\rcont\r\u{1}cv");
+    user.wait_for("verify ok");
+    assert!(!user.since().contains("FAILED"));
+    user.press("\u{1}c");
+    user.wait_for("\r\na\r\n");
+    user.wait_for("(a) ");
+    user.press("info st\t\r");
+    user.wait_for("VM status: running");
+    // What the guest says meanwhile is shown on the way back, and the prompt that is left comes anew.
+    user.wait_for("(a) ");
+    user.press("\u{4}");
+    user.wait_for("beat ");
+    user.press("\u{1}c");
+    user.wait_for("type 'help'");
+    user.wait_for("(a) ");
+    user.press("\u{1}c");
+    user.wait_for("beat ");
+    user.press("\u{1}x");
+    assert!(user.wait_exit().success());
+    assert!(user.is_as_before());
+    assert_eq!(home.contents(), [""; 0]);
+}
+
+#[test]
+fn a_vm_that_ends_while_its_user_is_at_the_prompt_leaves_the_terminal_as_it_was() {
+    tern_tests::needs_kvm!();
+    let home = Scratch::new();
+    let mut user = at_the_console(&home);
+    user.press("\u{1}c");
+    user.wait_for("(a) ");
+    user.press("quit\r");
+    assert!(user.wait_exit().success());
+    assert!(user.is_as_before());
+    let mut user = at_the_console(&home);
+    user.press("\u{1}chalf a line");
+    user.wait_for("half a line");
+    home.vm_ok(&["quit", "a"]);
+    assert!(user.wait_exit().success());
+    assert!(user.is_as_before());
+}

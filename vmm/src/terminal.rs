@@ -1,4 +1,4 @@
-//! The user's terminal: raw while a guest has it, restored whatever happens, left by Ctrl-A X.
+//! The user's terminal: raw while a guest has it, restored whatever happens.
 
 use std::{
     io::{self, stdin},
@@ -67,44 +67,6 @@ fn restore() {
         // The handle was made by `enter` and gives its descriptor without locking, so this may run in a signal handler. A terminal that is
         // gone needs no restoring.
         let _ = tcsetattr(stdin(), OptionalActions::Now, before);
-    }
-}
-
-/// What a key meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// The user goes on typing.
-    No,
-    /// The user wants to leave the VM.
-    Yes,
-}
-
-/// Finds the leave key in what the user types: Ctrl-A X leaves, Ctrl-A Ctrl-A is one Ctrl-A for the guest, and Ctrl-A before
-/// anything else is dropped with it.
-#[derive(Debug, Default)]
-pub struct EscapeKeys {
-    after_ctrl_a: bool,
-}
-
-impl EscapeKeys {
-    const CTRL_A: u8 = 1;
-
-    /// Appends to `guest` what the guest is to get of `typed`.
-    pub fn filter(&mut self, typed: &[u8], guest: &mut Vec<u8>) -> Leave {
-        for &byte in typed {
-            match (self.after_ctrl_a, byte) {
-                (false, Self::CTRL_A) => self.after_ctrl_a = true,
-                (false, byte) => guest.push(byte),
-                (true, b'x' | b'X') => return Leave::Yes,
-                (true, byte) => {
-                    self.after_ctrl_a = false;
-                    if byte == Self::CTRL_A {
-                        guest.push(byte);
-                    }
-                }
-            }
-        }
-        Leave::No
     }
 }
 
@@ -202,32 +164,5 @@ mod tests {
     #[test]
     fn the_terminal_is_restored_by_an_abort() {
         ends_well_by("abort");
-    }
-
-    fn typed(pieces: &[&[u8]]) -> (Vec<u8>, Leave) {
-        let (mut keys, mut guest) = (EscapeKeys::default(), Vec::new());
-        let leave = pieces.iter().map(|piece| keys.filter(piece, &mut guest)).last();
-        (guest, leave.expect("at least one piece"))
-    }
-
-    #[test]
-    fn ordinary_keys_reach_the_guest_unchanged() {
-        assert_eq!(typed(&[b"ls\r\x03"]), (b"ls\r\x03".to_vec(), Leave::No));
-    }
-
-    #[test]
-    fn ctrl_a_x_leaves_even_when_it_comes_in_two_pieces() {
-        assert_eq!(typed(&[b"a\x01x"]), (b"a".to_vec(), Leave::Yes));
-        assert_eq!(typed(&[b"\x01", b"X"]), (Vec::new(), Leave::Yes));
-    }
-
-    #[test]
-    fn ctrl_a_twice_is_one_for_the_guest_and_not_the_start_of_another() {
-        assert_eq!(typed(&[b"\x01\x01x"]), (b"\x01x".to_vec(), Leave::No));
-    }
-
-    #[test]
-    fn an_unknown_key_after_ctrl_a_is_dropped() {
-        assert_eq!(typed(&[b"\x01qx"]), (b"x".to_vec(), Leave::No));
     }
 }

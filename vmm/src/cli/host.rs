@@ -1,7 +1,9 @@
 //! Holding a VM, in the foreground or detached: console, signals, monitor, event loop, and the end.
 
 use std::{
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -192,7 +194,7 @@ impl Foreground {
         }
         if messages.is_json() || console.has_terminal() || !self.named_by_user {
             let hint = if console.has_terminal() {
-                "; Ctrl-A X leaves it"
+                "; Ctrl-A H shows its keys, Ctrl-A X leaves it"
             } else {
                 ""
             };
@@ -257,6 +259,13 @@ impl Foreground {
         let leave = Arc::new(Leave::new(vm, messages));
         let by_key = Arc::clone(&leave);
         console.on_leave(move || by_key.wish(ShutdownReason::HostUi));
+        let socket = std::path::absolute(place.socket()).map_err(CliError::Process)?;
+        console.on_switch(move || {
+            // This program, also where its file has been replaced meanwhile.
+            let mut prompt = Command::new("/proc/self/exe");
+            prompt.arg0("vm").arg("monitor").arg(&socket);
+            prompt
+        });
         let monitor = MonitorServer::start(listener, vm, &mut event_loop).map_err(CliError::Process)?;
         let fd = signals.fd();
         let quit_on_signals = move |_: &mut EventLoop, _| {

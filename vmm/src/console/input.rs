@@ -1,14 +1,15 @@
 //! The console's input: read only as fast as the guest takes it.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc};
 
 use rustix::io::Errno;
 
-use super::{clients::Clients, port::Port};
-use crate::{
-    event_loop::SourceId,
-    terminal::{EscapeKeys, Leave},
+use super::{
+    clients::Clients,
+    keys::{EscapeKeys, Key},
+    port::Port,
 };
+use crate::event_loop::SourceId;
 
 /// How much is read ahead of the guest at most.
 const CHUNK: usize = 4096;
@@ -20,8 +21,14 @@ pub(super) struct Input {
     pending: Vec<u8>,
     /// The client has said that it sends nothing more, and may still take output.
     ended: bool,
-    /// Where the user types at a terminal: looks for the leave key.
+    /// Where the user types at a terminal: looks for the console's own keys.
     keys: Option<EscapeKeys>,
+    /// Typed at a terminal, and not looked through yet.
+    typed: VecDeque<u8>,
+    /// What is typed is for the prompt that shares the terminal, and not for the guest.
+    pub(super) prompt_has_keys: bool,
+    /// Typed for the prompt.
+    pub(super) for_prompt: Vec<u8>,
     /// The loop's watch for input.
     pub(super) watched: Option<SourceId>,
     /// Where clients come from.
@@ -34,7 +41,8 @@ pub(super) enum Got {
     Something,
     NothingYet,
     TheEnd,
-    LeaveKey,
+    /// A key of the console's own, and perhaps something before it.
+    Key(Key),
 }
 
 impl Input {
@@ -98,28 +106,35 @@ impl Input {
         while self.pending.len() < 16 * CHUNK && self.read() == Got::Something {}
     }
 
-    /// Reads what is there.
+    /// Reads what is there, up to the next key of the console's own.
     pub(super) fn read(&mut self) -> Got {
-        let Some(port) = &self.port else { return Got::NothingYet };
         let mut buffer = [0; CHUNK];
-        let length = match port.read(&mut buffer) {
-            Ok(0) => return Got::TheEnd,
-            Ok(length) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return Got::NothingYet,
-            // A terminal that was hung up, a client that was reset.
-            Err(_) => return Got::TheEnd,
+        let read = match &self.port {
+            // The rest of what was read before comes first.
+            Some(_) if !self.typed.is_empty() => 0,
+            Some(port) => match port.read(&mut buffer) {
+                Ok(0) => return Got::TheEnd,
+                Ok(length) => length,
+                Err(Errno::AGAIN | Errno::INTR) => return Got::NothingYet,
+                // A terminal that was hung up, a client that was reset.
+                Err(_) => return Got::TheEnd,
+            },
+            None => return Got::NothingYet,
         };
-        match &mut self.keys {
-            None => self.pending.extend_from_slice(&buffer[..length]),
-            Some(keys) => {
-                if keys.filter(&buffer[..length], &mut self.pending) == Leave::Yes {
-                    return Got::LeaveKey;
-                }
-                // Typed ahead of a guest that takes nothing: as a terminal does, the rest is dropped.
-                self.pending.truncate(CHUNK);
-            }
-        }
-        Got::Something
+        let Some(keys) = &mut self.keys else {
+            self.pending.extend_from_slice(&buffer[..read]);
+            return Got::Something;
+        };
+        self.typed.extend(&buffer[..read]);
+        let plain = if self.prompt_has_keys {
+            &mut self.for_prompt
+        } else {
+            &mut self.pending
+        };
+        let key = keys.next(&mut self.typed, plain);
+        // Typed ahead of a guest that takes nothing: as a terminal does, the rest is dropped.
+        plain.truncate(CHUNK);
+        key.map_or(Got::Something, Got::Key)
     }
 }
 
@@ -144,15 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn the_leave_key_is_found_at_a_terminal_only() {
-        for (keys, got) in [(None, Got::Something), (Some(EscapeKeys::default()), Got::LeaveKey)] {
+    fn the_consoles_own_keys_are_found_at_a_terminal_only() {
+        for (keys, got) in [
+            (None, Got::Something),
+            (Some(EscapeKeys::default()), Got::Key(Key::Leave)),
+        ] {
             let (read, write) = pipe().expect("a pipe");
             let mut input = Input::default();
             input.connect(Port::shared(read.as_fd(), Direction::Input).expect("a port"), keys);
             assert_eq!(input.read(), Got::NothingYet);
             rustix::io::write(&write, b"\x01x").expect("room in the pipe");
             assert_eq!(input.read(), got);
-            assert!(!input.offer(|_| 0) || got == Got::LeaveKey);
+            assert!(!input.offer(|_| 0) || got == Got::Key(Key::Leave));
             drop(write);
             assert_eq!(input.read(), Got::TheEnd);
         }

@@ -8,6 +8,8 @@
 mod clients;
 mod file;
 mod input;
+mod keys;
+mod mux;
 mod output;
 mod port;
 mod pty;
@@ -18,6 +20,7 @@ use std::{
     io::{self, stdin, stdout},
     os::fd::AsFd,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -29,11 +32,12 @@ pub use spec::{ConsoleSpec, ConsoleSpecError};
 
 use crate::{
     event_loop::EventLoop,
-    terminal::{EscapeKeys, RawTerminal},
+    terminal::RawTerminal,
     unix_socket::{PrivateListener, SocketError},
 };
 use clients::Clients;
 use file::FileWriter;
+use keys::EscapeKeys;
 use port::{Direction, Port};
 use pty::Pty;
 use shared::{NOT_READY, Shared};
@@ -136,6 +140,11 @@ impl Console {
         let _ = self.shared.leave.set(Box::new(leave));
     }
 
+    /// Has Ctrl-A C open a prompt in the user's terminal: the program of this command, which gets its streams here. Once per console.
+    pub fn on_switch(&self, program: impl Fn() -> Command + Send + Sync + 'static) {
+        let _ = self.shared.mux.program.set(Box::new(program));
+    }
+
     /// Whether the user sits at a terminal that is raw now.
     #[must_use]
     pub fn has_terminal(&self) -> bool {
@@ -160,6 +169,8 @@ impl Console {
     /// Writes out what is queued, as long as the other side takes something every now and then; then closes the console.
     pub fn finish(mut self) {
         const PATIENCE: Duration = Duration::from_secs(1);
+        // What the guest said while the user was at the prompt.
+        self.shared.switch_to_guest(None, &mut self.shared.input.lock());
         let mut output = self.shared.output.lock();
         output.flush(PATIENCE);
         if let Some(file) = self.file.take() {
@@ -170,9 +181,10 @@ impl Console {
 }
 
 impl Drop for Console {
-    /// Removes the socket, even if a device still holds its end; the terminal is restored by its own guard.
+    /// Removes the socket and ends the prompt, even if a device still holds its end; the terminal is restored by its own guard.
     fn drop(&mut self) {
         self.shared.input.lock().clients = None;
+        *self.shared.mux.prompt.lock() = None;
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::port::Port;
-use crate::event_loop::SourceId;
+use crate::event_loop::{EventLoop, Interest, Ready, SourceId};
 
 /// What the queue holds at most. It is also how much of the latest output a client of a socket finds that connects late.
 pub(super) const CAPACITY: usize = 64 << 10;
@@ -52,6 +52,16 @@ impl Output {
     pub(super) fn disconnect(&mut self) -> Option<SourceId> {
         self.port = None;
         self.watched.take()
+    }
+
+    /// Lets go of the port, and of the loop's watch on it. What follows is kept for the next one, the latest at least.
+    pub(super) fn release(&mut self) -> (Option<Port>, Option<SourceId>) {
+        (self.port.take(), self.watched.take())
+    }
+
+    /// Drops what is kept.
+    pub(super) fn forget(&mut self) {
+        self.queue.clear();
     }
 
     pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
@@ -128,6 +138,26 @@ impl Output {
             if written < front.len() {
                 break;
             }
+        }
+    }
+
+    /// Drains, and has `callback` called when there is room for more, until the queue is empty.
+    pub(super) fn drain_on(
+        &mut self,
+        event_loop: &mut EventLoop,
+        callback: impl FnMut(&mut EventLoop, Ready) + Send + 'static,
+    ) {
+        self.drain();
+        match (self.must_drain(), self.watched) {
+            (true, None) => {
+                let fd = self.fd().expect("what must be drained has a port");
+                self.watched = event_loop.watch(fd, Interest::Write, callback).ok();
+            }
+            (false, Some(source)) => {
+                event_loop.unwatch(source);
+                self.watched = None;
+            }
+            _ => {}
         }
     }
 

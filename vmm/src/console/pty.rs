@@ -44,6 +44,15 @@ impl Pty {
         &self.path
     }
 
+    /// Opens the other end, for a program that is started with it.
+    pub(super) fn open_other_end(&self) -> io::Result<OwnedFd> {
+        Ok(open(
+            &self.path,
+            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    }
+
     /// Whether a program has the other end open. The kernel announces only that the last one has gone, so this is asked.
     pub(super) fn has_client(&self) -> bool {
         let no_wait = Timespec::default();

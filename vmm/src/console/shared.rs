@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 
 use super::{
     input::{Got, Input},
+    keys::Key,
+    mux::Mux,
     output::Output,
 };
 use crate::event_loop::{EventLoop, Interest, LoopHandle, Ready};
@@ -30,6 +32,8 @@ pub(super) struct Shared {
     pub(super) leave: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub(super) output: Mutex<Output>,
     pub(super) input: Mutex<Input>,
+    /// The prompt that shares the terminal.
+    pub(super) mux: Mux,
     /// The device has refused input and will say when it has room.
     pub(super) input_waits: AtomicBool,
 }
@@ -64,6 +68,7 @@ impl Shared {
             leave: OnceLock::new(),
             output: Mutex::new(Output::default()),
             input: Mutex::new(Input::default()),
+            mux: Mux::default(),
             input_waits: AtomicBool::new(false),
         })
     }
@@ -94,19 +99,10 @@ impl Shared {
     pub(super) fn drain_output(&self, event_loop: &mut EventLoop) {
         let mut output = self.output.lock();
         output.called = false;
-        output.drain();
-        match (output.must_drain(), output.watched) {
-            (true, None) => {
-                let fd = output.fd().expect("what must be drained has a port");
-                let callback = self.callback(|this, event_loop, _| this.drain_output(event_loop));
-                output.watched = event_loop.watch(fd, Interest::Write, callback).ok();
-            }
-            (false, Some(source)) => {
-                event_loop.unwatch(source);
-                output.watched = None;
-            }
-            _ => {}
-        }
+        output.drain_on(
+            event_loop,
+            self.callback(|this, event_loop, _| this.drain_output(event_loop)),
+        );
         let has_room_again = output.take_room();
         drop(output);
         if has_room_again && let Some(guest) = self.guest.get() {
@@ -114,7 +110,7 @@ impl Shared {
         }
     }
 
-    /// Hands the guest what it takes, and reads on when it has taken everything. A terminal is always read on, for the leave key.
+    /// Hands the guest what it takes, and reads on when it has taken everything. A terminal is always read on, for the console's own keys.
     pub(super) fn pump_input(&self, event_loop: &mut EventLoop, ready: Ready) {
         let guest = self.guest.get();
         let mut input = self.input.lock();
@@ -145,14 +141,21 @@ impl Shared {
             }
             may_read = false;
             match input.read() {
-                Got::Something => {}
+                Got::Something => self.feed_prompt(&mut input),
                 Got::NothingYet => return self.watch_input(event_loop, &mut input, true),
                 Got::TheEnd if input.end() => {}
                 Got::TheEnd => return self.disconnect(event_loop, &mut input),
-                Got::LeaveKey => {
-                    drop(input);
-                    self.leave.get().into_iter().for_each(|leave| leave());
-                    return;
+                Got::Key(key) => {
+                    self.feed_prompt(&mut input);
+                    if key == Key::Leave {
+                        drop(input);
+                        self.leave.get().into_iter().for_each(|leave| leave());
+                        input = self.input.lock();
+                    } else {
+                        self.obey(event_loop, &mut input, key);
+                    }
+                    // More may have been typed.
+                    may_read = true;
                 }
             }
         }
