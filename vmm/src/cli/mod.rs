@@ -6,6 +6,7 @@
 
 mod attention;
 mod completions;
+mod config;
 mod cont;
 mod cpu;
 mod demo;
@@ -38,6 +39,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use config::Unreadable;
 pub use error::CliError;
 use exit::EXIT_CODES;
 use messages::Messages;
@@ -77,7 +79,15 @@ enum Command {
 /// What the program `vm` does: reads the command line, carries it out, and says how that went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { json, command } = Cli::parse();
+    let line: Vec<_> = std::env::args_os().collect();
+    let Cli { json, command } = match config::parse(&line) {
+        Ok(cli) => cli,
+        Err(Unreadable::CommandLine(error)) => error.exit(),
+        Err(Unreadable::File(error)) => {
+            Messages::new(line.iter().any(|word| word == "--json")).error(&error);
+            return error.exit_code().into();
+        }
+    };
     let messages = Messages::new(json);
     let result = match command {
         Command::Run(args) => run::run(&args, messages),
@@ -143,6 +153,7 @@ mod tests {
         for line in [
             "vm run",
             "vm run --machine microvm --kernel k --initrd i --cmdline console=ttyS0 --cpus 2 --memory 256M --name a --cpu host --accel kvm",
+            "vm run --config vm.toml --cpus 4",
             "vm run --console pty",
             "vm run --detach --name a",
             "vm restore a.tern -d --console file:log",

@@ -22,9 +22,15 @@ Example:
   vm run
   vm run --kernel vmlinux --initrd initrd.cpio --cmdline \"console=ttyS0\" --cpus 2 --memory 512M --name web
   vm run --detach --name web
+  vm run --config vm.toml --memory 1G
 
 The exit code is the value that the guest writes to the test-exit port (0xf4), if it does.")]
 pub(super) struct Args {
+    /// A file of options: in TOML, a key for each long option.
+    ///
+    /// An option that is given here too wins. docs/vm.toml, in a package /usr/share/doc/tern/vm.toml, shows every key.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// A kernel: a bzImage, such as /boot/vmlinuz-*, or an ELF file with a PVH or a 64-bit entry.
     #[arg(long, value_name = "FILE")]
     pub(super) kernel: Option<PathBuf>,
