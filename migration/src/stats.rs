@@ -17,10 +17,14 @@ pub struct Gauges(Arc<Shared>);
 struct Shared {
     figures: Mutex<Figures>,
     on_phase: OnceLock<OnPhase>,
+    on_round: OnceLock<OnRound>,
 }
 
 /// Told of every phase as it is entered, on the thread of the migration: it is quick, and does not block.
 pub type OnPhase = Box<dyn Fn(Phase) + Send + Sync>;
+
+/// Told the number of every round as a source begins it, as [`OnPhase`] is of phases.
+pub type OnRound = Box<dyn Fn(u32) + Send + Sync>;
 
 impl fmt::Debug for Gauges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,6 +81,19 @@ impl Gauges {
     /// Has `told` called with every phase that is entered from now on. Once per migration; later calls change nothing.
     pub fn on_phase(&self, told: OnPhase) {
         let _ = self.0.on_phase.set(told);
+    }
+
+    /// Has `told` called with every round that begins from now on. Once per migration; later calls change nothing.
+    pub fn on_round(&self, told: OnRound) {
+        let _ = self.0.on_round.set(told);
+    }
+
+    /// Notes that a source begins a round, and tells whoever wants to know.
+    pub(crate) fn begin_round(&self, number: u32) {
+        self.update(|figures| figures.rounds = number);
+        if let Some(told) = self.0.on_round.get() {
+            told(number);
+        }
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Figures)) {
@@ -254,7 +271,10 @@ mod tests {
     fn whoever_watches_sees_what_the_engine_writes() {
         let gauges = Gauges::new();
         let watcher = gauges.clone();
-        gauges.update(|figures| figures.rounds = 3);
-        assert_eq!(watcher.read().rounds, 3);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let hear = Arc::clone(&told);
+        watcher.on_round(Box::new(move |number| hear.lock().push(number)));
+        gauges.begin_round(3);
+        assert_eq!((watcher.read().rounds, told.lock().as_slice()), (3, [3].as_slice()));
     }
 }

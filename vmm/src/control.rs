@@ -47,6 +47,13 @@ pub trait Control: Send + Sync {
     /// There is no guest to reset, or it belongs to somebody else now.
     fn system_reset(&self) -> Result<(), ControlError>;
 
+    /// Presses the machine's power button. A guest that listens to it shuts itself down; one that does not runs on.
+    ///
+    /// # Errors
+    ///
+    /// There is no guest that runs.
+    fn system_powerdown(&self) -> Result<(), ControlError>;
+
     /// Ends the VM without asking the guest. [`Control::ending`] is set and [`Event::Ended`] published before long; asking again changes nothing.
     ///
     /// # Errors
@@ -98,6 +105,9 @@ pub trait Control: Send + Sync {
     /// A value is out of its range; nothing has changed then.
     fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError>;
 
+    /// The parameters as they are now, all of them given.
+    fn parameters(&self) -> MigrationParameters;
+
     /// How the last or the current migration or snapshot stands.
     fn query_migrate(&self) -> MigrationInfo;
 
@@ -107,6 +117,12 @@ pub trait Control: Send + Sync {
     ///
     /// There is nothing to decide.
     fn resolve(&self, decision: Resolution) -> Result<(), ControlError>;
+
+    /// The guest's vCPUs by APIC id; none before a receiver knows what machine it holds.
+    fn vcpus(&self) -> Vec<VcpuInfo>;
+
+    /// What the character devices of the guest lead to.
+    fn chardevs(&self) -> Vec<ChardevInfo>;
 
     /// The root of the composition tree, or `None` before a receiver knows what machine it holds.
     fn root(&self) -> Option<Arc<Object>>;
@@ -142,6 +158,28 @@ pub struct VmInfo {
     pub vm_id: Option<String>,
     /// The identity of this running instance.
     pub instance_id: Option<String>,
+}
+
+/// One vCPU, for who looks after its host thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuInfo {
+    /// Its APIC id, by which vCPUs are numbered from 0.
+    pub apic_id: u32,
+    /// Its object.
+    pub path: String,
+    /// The host's thread that runs it; `None` under an accelerator that has none.
+    pub thread_id: Option<u32>,
+}
+
+/// What stands behind a character device of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChardevInfo {
+    /// The device's name, such as `serial0`.
+    pub label: String,
+    /// Where it leads, such as `pty:/dev/pts/3`, `unix:/run/web.console` or `stdio`.
+    pub address: String,
+    /// There is a guest with the device.
+    pub has_guest: bool,
 }
 
 /// What the guest does when its snapshot is complete.
@@ -239,6 +277,8 @@ pub enum Event {
     Shutdown(ShutdownReason),
     /// The machine was reset.
     Reset(ShutdownReason),
+    /// The machine's power button is pressed.
+    Powerdown,
     /// The guest reports that it crashed and does not go on; the VM ends.
     GuestPanicked,
     /// The guest reports that it crashed and goes on with a kernel that saves a dump.
@@ -250,6 +290,13 @@ pub enum Event {
     },
     /// A migration, snapshot or arrival has reached another status: its account at that moment.
     Migration(Arc<MigrationInfo>),
+    /// A migration begins to send memory anew.
+    MigrationPass {
+        /// Which migration.
+        job: JobId,
+        /// Which round, from 1.
+        pass: u32,
+    },
     /// [`Control::ending`] says how the VM ended; nothing but the end of its migration follows. Clients of the monitor see the
     /// connection end.
     Ended,

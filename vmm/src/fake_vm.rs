@@ -14,8 +14,8 @@ use vmstate::qom::{Object, TypeTable};
 use crate::{
     accel::HostFeatures,
     control::{
-        AfterSnapshot, Control, ControlError, Ending, Event, EventHub, EventSink, JobId, MigrationInfo,
-        MigrationParameters, MigrationStatus, Resolution, ShutdownReason, VmInfo,
+        AfterSnapshot, ChardevInfo, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventHub, EventSink,
+        JobId, MigrationInfo, MigrationParameters, MigrationStatus, Resolution, ShutdownReason, VcpuInfo, VmInfo,
     },
     run_state::RunState,
 };
@@ -26,6 +26,7 @@ pub(crate) enum Asked {
     Stop,
     Cont,
     Reset,
+    Powerdown,
     Quit(ShutdownReason),
     Migrate(String),
     Snapshot(PathBuf, AfterSnapshot),
@@ -160,6 +161,10 @@ impl Control for FakeVm {
         self.ask(Asked::Reset)
     }
 
+    fn system_powerdown(&self) -> Result<(), ControlError> {
+        self.ask(Asked::Powerdown)
+    }
+
     fn quit(&self, reason: ShutdownReason) -> Result<(), ControlError> {
         if *self.status.lock() == RunState::PostMigrate {
             return Err(ControlError::MayBeTheOnlyCopy);
@@ -197,6 +202,12 @@ impl Control for FakeVm {
         self.ask(Asked::Parameters(parameters))
     }
 
+    fn parameters(&self) -> MigrationParameters {
+        MigrationParameters {
+            downtime_limit: Some(DEFAULT_DOWNTIME_LIMIT),
+        }
+    }
+
     fn query_migrate(&self) -> MigrationInfo {
         self.queries.fetch_add(1, Ordering::SeqCst);
         self.migration.lock().clone()
@@ -204,6 +215,23 @@ impl Control for FakeVm {
 
     fn resolve(&self, decision: Resolution) -> Result<(), ControlError> {
         self.ask(Asked::Resolve(decision))
+    }
+
+    fn vcpus(&self) -> Vec<VcpuInfo> {
+        let vcpu = |apic_id, thread_id| VcpuInfo {
+            apic_id,
+            path: format!("/machine/cpu-{apic_id}"),
+            thread_id,
+        };
+        vec![vcpu(0, Some(4711)), vcpu(1, None)]
+    }
+
+    fn chardevs(&self) -> Vec<ChardevInfo> {
+        vec![ChardevInfo {
+            label: "serial0".to_owned(),
+            address: "pty:/dev/pts/3".to_owned(),
+            has_guest: true,
+        }]
     }
 
     fn root(&self) -> Option<Arc<Object>> {

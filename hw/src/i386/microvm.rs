@@ -22,6 +22,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use vmstate::qom::{AddChildError, Class, Config, Obj, Object, ObjectError, PropertyError, PropertyValue, TypeTable};
 
+use crate::acpi::generic_event_device::GenericEventDevice;
 use crate::char::Serial16550;
 use crate::core::{
     AccelTypes, Bus, Device, IrqSink, MachineClass, MachineEvents, RealizeCtx, RealizeError, SYSTEM_BUS, realize_device,
@@ -170,6 +171,7 @@ pub struct Board {
     io: AddressSpace,
     ram: Arc<RamBlock>,
     serial: Obj<Serial16550>,
+    power_button: Obj<GenericEventDevice>,
     cpus: Vec<Arc<Object>>,
 }
 
@@ -237,6 +239,7 @@ impl Board {
             .child("serial0")
             .and_then(Obj::new)
             .expect("serial0 was made above");
+        let power_button = machine.child("ged").and_then(Obj::new).expect("ged was made above");
         Ok(Self {
             root,
             machine,
@@ -244,6 +247,7 @@ impl Board {
             io,
             ram: Arc::clone(&spec.ram),
             serial,
+            power_button,
             cpus,
         })
     }
@@ -316,6 +320,12 @@ impl Board {
     #[must_use]
     pub fn serial(&self) -> &Obj<Serial16550> {
         &self.serial
+    }
+
+    /// The device with the power button.
+    #[must_use]
+    pub fn power_button(&self) -> &Obj<GenericEventDevice> {
+        &self.power_button
     }
 
     /// The vCPUs, the boot processor first.

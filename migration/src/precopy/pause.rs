@@ -166,6 +166,7 @@ impl<'a> Source<'a> {
         self.session.send(RecordKind::Pause, &[])?;
         self.note_phase();
         let number = self.ram.begin_round();
+        self.gauges.begin_round(number);
         self.ram.send_dirty(&mut self.session)?;
         self.session.say(
             RecordKind::RoundEnd,
@@ -181,7 +182,6 @@ impl<'a> Source<'a> {
         let round = *round;
         self.report.rounds.push(round);
         self.gauges.update(|figures| {
-            figures.rounds = number;
             figures.remaining_bytes = 0;
             figures.raw_pages += round.raw_pages;
             figures.zero_pages += round.zero_pages;

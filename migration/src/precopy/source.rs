@@ -251,7 +251,7 @@ impl Source<'_> {
     pub(super) fn rounds(&mut self, switchover: &mut Switchover) -> Result<Duration, Failure> {
         loop {
             let number = self.ram.begin_round();
-            self.gauges.update(|figures| figures.rounds = number);
+            self.gauges.begin_round(number);
             let began = Instant::now();
             if number == 1 {
                 self.ram.send_populated(&mut self.session)?;

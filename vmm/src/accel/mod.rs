@@ -146,6 +146,10 @@ pub trait Accelerator: Send + Sync {
     /// Where the host refuses, the APIC id is taken, or an object is of another accelerator's type.
     fn create_vcpu(&self, cpu: &Arc<Object>, cpuid: &CpuidTable) -> Result<(), AccelError>;
 
+    /// The host's thread of each vCPU that there is, as pairs of APIC id and thread id, by APIC id. Empty where vCPUs have no
+    /// threads.
+    fn vcpu_threads(&self) -> Vec<(u32, u32)>;
+
     /// The inputs of the interrupt controllers, numbered as the machine numbers its IRQs.
     fn irq_sink(&self) -> Arc<dyn IrqSink>;
 

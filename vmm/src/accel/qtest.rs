@@ -237,6 +237,10 @@ impl Accelerator for Qtest {
         Ok(())
     }
 
+    fn vcpu_threads(&self) -> Vec<(u32, u32)> {
+        Vec::new()
+    }
+
     fn irq_sink(&self) -> Arc<dyn IrqSink> {
         Arc::clone(&self.stand_in) as _
     }

@@ -107,6 +107,7 @@ pub(super) fn hold(
 pub struct Foreground {
     // In the order in which they have to go: the console first, which restores the terminal, and the name last.
     console: Console,
+    console_spec: ConsoleSpec,
     event_loop: EventLoop,
     signals: SignalFd,
     listener: PrivateListener,
@@ -135,7 +136,8 @@ impl Foreground {
         let place = Place::claim(&name, control.as_deref())?;
         let listener = place.listen()?;
         let mut event_loop = EventLoop::new().map_err(CliError::Process)?;
-        let console = Console::open(&args.console(place.socket()), &mut event_loop)?;
+        let console_spec = args.console(place.socket());
+        let console = Console::open(&console_spec, &mut event_loop)?;
         let named_by_user = args.name.is_some();
         let address = match &args.control {
             None => VmAddress::Name(name.clone()),
@@ -143,6 +145,7 @@ impl Foreground {
         };
         Ok(Self {
             console,
+            console_spec,
             event_loop,
             signals,
             listener,
@@ -166,6 +169,17 @@ impl Foreground {
     #[must_use]
     pub fn console(&self) -> ConsoleHandle {
         self.console.handle()
+    }
+
+    /// Where the console is, as who looks for it can use it: a pseudo-terminal by its name, a path whole.
+    pub(super) fn console_address(&self) -> String {
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        match (&self.console_spec, self.console.pty()) {
+            (_, Some(pty)) => format!("pty:{}", pty.display()),
+            (ConsoleSpec::Unix(path), _) => ConsoleSpec::Unix(whole(path)).to_string(),
+            (ConsoleSpec::File(path), _) => ConsoleSpec::File(whole(path)).to_string(),
+            (spec, None) => spec.to_string(),
+        }
     }
 
     /// A way to have work done by the loop that [`Self::serve`] will run.
@@ -234,6 +248,7 @@ impl Foreground {
         }
         let Self {
             console,
+            console_spec: _,
             mut event_loop,
             signals,
             listener,

@@ -49,6 +49,7 @@ fn instance(accel: &str, reach: Reach, tsc: TscPolicy, foreground: &Foreground) 
         reach,
         faults: trial.faults(),
         deadlines: trial.deadlines,
+        console: Some(foreground.console_address()),
     };
     let instance = Instance::new(name, host, options, on_vm);
     if let Some(subscriber) = trial.subscriber() {

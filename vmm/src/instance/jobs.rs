@@ -263,6 +263,10 @@ impl Jobs {
                 job.tell(status_of(Some(phase)));
             }
         }));
+        let (id, status) = (job.id, Arc::clone(&job.status));
+        job.gauges.on_round(Box::new(move |pass| {
+            status.events.publish(&Event::MigrationPass { job: id, pass });
+        }));
         job.tell(MigrationStatus::Setup);
         Ok(())
     }

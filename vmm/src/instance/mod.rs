@@ -18,8 +18,8 @@ use vmstate::qom::{Object, TypeTable};
 
 use crate::accel::HostFeatures;
 use crate::control::{
-    AfterSnapshot, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventSink, JobId, MigrationInfo,
-    MigrationParameters, Resolution, ShutdownReason, VmInfo,
+    AfterSnapshot, ChardevInfo, Control, ControlError, DEFAULT_DOWNTIME_LIMIT, Ending, Event, EventSink, JobId,
+    MigrationInfo, MigrationParameters, Resolution, ShutdownReason, VcpuInfo, VmInfo,
 };
 use crate::run_state::{IllegalTransition, RunState};
 use crate::vm::{Arrivals, CreateError, Factory, Host, LifecycleError, Status, Vm, VmSpec};
@@ -34,6 +34,8 @@ pub struct InstanceOptions {
     pub faults: Arc<dyn Faults>,
     /// How long the other side of a migration may take.
     pub deadlines: Deadlines,
+    /// Where the console is, for people and programs that look for it; `None` where there is none.
+    pub console: Option<String>,
 }
 
 impl Default for InstanceOptions {
@@ -42,6 +44,7 @@ impl Default for InstanceOptions {
             reach: Reach::Loopback,
             faults: Arc::new(NoFaults),
             deadlines: Deadlines::default(),
+            console: None,
         }
     }
 }
@@ -232,6 +235,19 @@ impl Control for Instance {
             .map_err(|error| self.control_error("reset", error))
     }
 
+    fn system_powerdown(&self) -> Result<(), ControlError> {
+        const OPERATION: &str = "press the power button of";
+        let vm = self.vm_to(OPERATION)?;
+        vm.press_power_button().map_err(|error| match (error, self.status()) {
+            (LifecycleError::WrongState(_), RunState::Paused) => ControlError::WrongState {
+                operation: OPERATION,
+                state: RunState::Paused,
+                remedy: "; let it go on first",
+            },
+            (error, _) => self.control_error(OPERATION, error),
+        })
+    }
+
     fn quit(&self, reason: ShutdownReason) -> Result<(), ControlError> {
         if self.status.run_state.get() == RunState::PostMigrate {
             return Err(ControlError::MayBeTheOnlyCopy);
@@ -299,6 +315,12 @@ impl Control for Instance {
         Ok(())
     }
 
+    fn parameters(&self) -> MigrationParameters {
+        MigrationParameters {
+            downtime_limit: Some(self.downtime_limit.get()),
+        }
+    }
+
     fn query_migrate(&self) -> MigrationInfo {
         self.jobs.info()
     }
@@ -313,6 +335,31 @@ impl Control for Instance {
             LifecycleError::WrongState(_) => ControlError::NothingToResolve,
             error => self.control_error("resolve", error),
         })
+    }
+
+    fn vcpus(&self) -> Vec<VcpuInfo> {
+        let Some(vm) = self.vm.get() else { return Vec::new() };
+        let threads = vm.accelerator().vcpu_threads();
+        let cpus = vm.recipe().cpus.iter().zip(vm.board().cpus());
+        let mut vcpus: Vec<_> = cpus
+            .map(|(&apic_id, cpu)| VcpuInfo {
+                apic_id,
+                path: cpu.path(),
+                thread_id: threads.iter().find(|(id, _)| *id == apic_id).map(|(_, thread)| *thread),
+            })
+            .collect();
+        vcpus.sort_by_key(|vcpu| vcpu.apic_id);
+        vcpus
+    }
+
+    fn chardevs(&self) -> Vec<ChardevInfo> {
+        let console = self.options.console.clone();
+        let console = console.map(|address| ChardevInfo {
+            label: "serial0".to_owned(),
+            address,
+            has_guest: self.vm.get().is_some(),
+        });
+        console.into_iter().collect()
     }
 
     fn root(&self) -> Option<Arc<Object>> {

@@ -7,10 +7,9 @@ use std::{path::Path, sync::LazyLock, time::Duration};
 
 use hw::core::MachineType;
 use serde_json::{Map, Value, json};
-use vmstate::qom::{Object, PropertyError, TypeKind};
 
 use super::{
-    cpu_models,
+    capabilities, cpu_models, objects,
     qmp::{ErrorClass, QmpError, version},
     replies,
 };
@@ -52,6 +51,10 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// An object, whose members the command checks.
     Object,
+    /// A list, whose items the command checks.
+    List,
+    /// Any value at all, which the command checks.
+    Any,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Argument {
@@ -82,6 +85,12 @@ pub const COMMANDS: &[Command] = &[
         run: |vm, _| done(vm.cont()?),
     },
     Command {
+        name: "device-list-properties",
+        summary: "The properties with which a device of a type can be made.",
+        arguments: &[required("typename", Kind::Str)],
+        run: |vm, arguments| objects::list_device_properties(vm, arguments.str("typename")),
+    },
+    Command {
         name: "migrate",
         summary: "Start to send the guest to tcp:HOST:PORT or unix:PATH, or to save it in file:PATH and leave it paused.",
         // `detach` is in QMP for old clients only and means nothing there either.
@@ -93,6 +102,12 @@ pub const COMMANDS: &[Command] = &[
         summary: "Listen for a guest; \"query-migrate\" has the address then.",
         arguments: &[required("uri", Kind::Str)],
         run: |vm, arguments| begun(vm.migrate_incoming(arguments.str("uri"))?),
+    },
+    Command {
+        name: "migrate-set-capabilities",
+        summary: "Ask for capabilities of migrations. Each has one state that it can be in; \"query-migrate-capabilities\" shows it.",
+        arguments: &[required("capabilities", Kind::List)],
+        run: |_, arguments| done(capabilities::check(arguments.list("capabilities"))?),
     },
     Command {
         name: "migrate-set-parameters",
@@ -113,19 +128,47 @@ pub const COMMANDS: &[Command] = &[
         name: "qom-get",
         summary: "The value of an object's property.",
         arguments: &[required("path", Kind::Str), required("property", Kind::Str)],
-        run: qom_get,
+        run: |vm, arguments| objects::get(vm, arguments.str("path"), arguments.str("property")),
     },
     Command {
         name: "qom-list",
         summary: "The properties and children of an object.",
         arguments: &[required("path", Kind::Str)],
-        run: qom_list,
+        run: |vm, arguments| objects::list(vm, arguments.str("path")),
+    },
+    Command {
+        name: "qom-list-properties",
+        summary: "The properties of a type's objects.",
+        arguments: &[required("typename", Kind::Str)],
+        run: |vm, arguments| objects::list_type_properties(vm, arguments.str("typename")),
     },
     Command {
         name: "qom-list-types",
         summary: "The types that there are.",
         arguments: &[optional("implements", Kind::Str), optional("abstract", Kind::Bool)],
-        run: qom_list_types,
+        run: |vm, arguments| {
+            let with_abstract = arguments.bool("abstract").unwrap_or(true);
+            objects::list_types(vm, arguments.opt_str("implements"), with_abstract)
+        },
+    },
+    Command {
+        name: "qom-set",
+        summary: "Set an object's property, as long as the object is not in use.",
+        arguments: &[
+            required("path", Kind::Str),
+            required("property", Kind::Str),
+            required("value", Kind::Any),
+        ],
+        run: |vm, arguments| {
+            let (path, property) = (arguments.str("path"), arguments.str("property"));
+            done(objects::set(vm, path, property, arguments.value("value"))?)
+        },
+    },
+    Command {
+        name: "query-chardev",
+        summary: "Where the guest's character devices lead.",
+        arguments: &[],
+        run: |vm, _| Ok(vm.chardevs().iter().map(replies::chardev).collect()),
     },
     Command {
         name: "query-commands",
@@ -151,6 +194,18 @@ pub const COMMANDS: &[Command] = &[
         },
     },
     Command {
+        name: "query-cpus-fast",
+        summary: "The vCPUs and their host threads.",
+        arguments: &[],
+        run: |vm, _| Ok(vm.vcpus().iter().map(replies::vcpu).collect()),
+    },
+    Command {
+        name: "query-kvm",
+        summary: "Whether KVM runs the guest.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::kvm(&vm.info())),
+    },
+    Command {
         name: "query-machines",
         summary: "The machines that a guest can have.",
         arguments: &[],
@@ -163,6 +218,18 @@ pub const COMMANDS: &[Command] = &[
         run: |vm, _| Ok(replies::migration(&vm.query_migrate())),
     },
     Command {
+        name: "query-migrate-capabilities",
+        summary: "The capabilities of migrations, and whether they are on.",
+        arguments: &[],
+        run: |_, _| Ok(capabilities::list()),
+    },
+    Command {
+        name: "query-migrate-parameters",
+        summary: "The parameters of migrations.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::parameters(&vm.parameters())),
+    },
+    Command {
         name: "query-name",
         summary: "The VM's name.",
         arguments: &[],
@@ -173,6 +240,12 @@ pub const COMMANDS: &[Command] = &[
         summary: "Whether the guest runs, and if not, why.",
         arguments: &[],
         run: |vm, _| Ok(replies::status(vm.status())),
+    },
+    Command {
+        name: "query-uuid",
+        summary: "The identity that the VM keeps for life.",
+        arguments: &[],
+        run: |vm, _| Ok(replies::uuid(&vm.info())),
     },
     Command {
         name: "query-version",
@@ -191,6 +264,12 @@ pub const COMMANDS: &[Command] = &[
         summary: "Pause the guest.",
         arguments: &[],
         run: |vm, _| done(vm.stop()?),
+    },
+    Command {
+        name: "system_powerdown",
+        summary: "Press the power button; a guest that listens to it shuts itself down.",
+        arguments: &[],
+        run: |vm, _| done(vm.system_powerdown()?),
     },
     Command {
         name: "system_reset",
@@ -236,10 +315,18 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
+/// What QEMU's clients may ask for and is left out for good, with the reason that they are told.
+const LEFT_OUT: &[(&str, &str)] = &[(
+    "human-monitor-command",
+    "there is no monitor for people behind this one; what can be done is in \"query-commands\"",
+)];
+
 /// Checks the arguments and runs the command.
 pub(super) fn execute(vm: &dyn Control, name: &str, arguments: Map<String, Value>) -> Result<Value, QmpError> {
     let Ok(at) = COMMANDS.binary_search_by(|command| command.name.cmp(name)) else {
-        let description = format!("The command {name} has not been found");
+        let reason = LEFT_OUT.iter().find(|(left_out, _)| *left_out == name);
+        let reason = reason.map(|(_, reason)| format!(": {reason}")).unwrap_or_default();
+        let description = format!("The command {name} has not been found{reason}");
         return Err(QmpError::new(ErrorClass::CommandNotFound, description));
     };
     let command = &COMMANDS[at];
@@ -288,6 +375,16 @@ impl Arguments {
         self.0.get(name)?.as_str()
     }
 
+    /// A required value of any kind.
+    fn value(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or(&Value::Null)
+    }
+
+    /// A required list.
+    fn list(&self, name: &str) -> &[Value] {
+        self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
     /// A required object.
     fn object(&self, name: &str) -> &Map<String, Value> {
         static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
@@ -310,6 +407,8 @@ impl Kind {
         match self {
             Self::Str => value.as_str().map(drop).ok_or_else(|| wrong_type("string")),
             Self::Object => value.as_object().map(drop).ok_or_else(|| wrong_type("object")),
+            Self::List => value.as_array().map(drop).ok_or_else(|| wrong_type("array")),
+            Self::Any => Ok(()),
             Self::Bool => value.as_bool().map(drop).ok_or_else(|| wrong_type("boolean")),
             Self::Uint(max) => match value.as_u64() {
                 None => Err(wrong_type("integer")),
@@ -328,68 +427,6 @@ impl Kind {
             },
         }
     }
-}
-
-fn object(vm: &dyn Control, arguments: &Arguments) -> Result<std::sync::Arc<Object>, QmpError> {
-    let path = arguments.str("path");
-    let not_found = || QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"));
-    vm.root().and_then(|root| root.resolve(path)).ok_or_else(not_found)
-}
-
-fn qom_list(vm: &dyn Control, arguments: &Arguments) -> Result<Value, QmpError> {
-    let object = object(vm, arguments)?;
-    // QEMU's lists begin with the type, which every object has as a property.
-    let own_type = json!({ "name": "type", "type": "string" });
-    let properties = object.properties().into_iter().map(|property| {
-        let mut entry = json!({ "name": property.name, "type": property.type_name });
-        if !property.description.is_empty() {
-            entry["description"] = property.description.into();
-        }
-        if let Some(default) = &property.default {
-            entry["default-value"] = default.into();
-        }
-        entry
-    });
-    Ok(std::iter::once(own_type).chain(properties).collect())
-}
-
-fn qom_get(vm: &dyn Control, arguments: &Arguments) -> Result<Value, QmpError> {
-    let (object, property) = (object(vm, arguments)?, arguments.str("property"));
-    match object.property(property) {
-        Ok(value) => Ok((&value).into()),
-        Err(PropertyError::Unknown { .. }) if property == "type" => Ok(object.type_name().into()),
-        Err(error) => Err(QmpError::generic(error.to_string())),
-    }
-}
-
-fn qom_list_types(vm: &dyn Control, arguments: &Arguments) -> Result<Value, QmpError> {
-    let types = vm.types();
-    let implements = arguments.opt_str("implements");
-    let with_abstract = arguments.bool("abstract").unwrap_or(true);
-    let mut list = Vec::new();
-    for info in types.infos() {
-        let is_abstract = info.kind != TypeKind::Concrete;
-        if is_abstract && !with_abstract {
-            continue;
-        }
-        if let Some(wanted) = implements {
-            let class = types
-                .class(info.name)
-                .map_err(|error| QmpError::generic(error.to_string()))?;
-            if !class.is_a(wanted) {
-                continue;
-            }
-        }
-        let mut entry = json!({ "name": info.name });
-        if let Some(parent) = info.parent {
-            entry["parent"] = parent.into();
-        }
-        if is_abstract {
-            entry["abstract"] = true.into();
-        }
-        list.push(entry);
-    }
-    Ok(list.into())
 }
 
 #[cfg(test)]
@@ -434,6 +471,11 @@ mod tests {
             refused("migrate", json!({ "uri": "tcp:h:1", "blk": true })),
             "Parameter 'blk' is unexpected"
         );
+        assert_eq!(
+            refused("migrate-set-parameters", json!({ "xbzrle-cache-size": 1 })),
+            "Parameter 'xbzrle-cache-size' is unexpected"
+        );
+        assert!(refused("migrate-set-capabilities", json!({ "capabilities": {} })).contains("expected: array"));
         assert!(refused("migrate-set-parameters", json!({ "downtime-limit": -1 })).contains("integer"));
         assert!(refused("migrate-set-parameters", json!({ "downtime-limit": 2_000_001 })).contains("2000000"));
         assert!(refused("x-tern-resolve", json!({ "decision": "maybe" })).contains("resume or discard"));
@@ -445,6 +487,19 @@ mod tests {
         let error = run(&FakeVm::default(), "device_add", json!({})).expect_err("refused");
         assert_eq!(error.class, ErrorClass::CommandNotFound);
         assert_eq!(error.description, "The command device_add has not been found");
+        let error = run(
+            &FakeVm::default(),
+            "human-monitor-command",
+            json!({ "command-line": "info" }),
+        );
+        let error = error.expect_err("refused");
+        assert_eq!(error.class, ErrorClass::CommandNotFound);
+        assert!(
+            error.description.contains("\"query-commands\""),
+            "{}",
+            error.description
+        );
+        assert!(COMMANDS.iter().all(|command| command.name != "human-monitor-command"));
     }
 
     #[test]
@@ -455,6 +510,7 @@ mod tests {
             ("stop", json!({})),
             ("cont", json!({})),
             ("system_reset", json!({})),
+            ("system_powerdown", json!({})),
             ("migrate-set-parameters", json!({ "downtime-limit": 30 })),
             ("migrate", json!({ "uri": "tcp:h:1", "detach": true })),
             ("migrate_cancel", json!({})),
@@ -482,6 +538,7 @@ mod tests {
                 Asked::Stop,
                 Asked::Cont,
                 Asked::Reset,
+                Asked::Powerdown,
                 Asked::Parameters(thirty),
                 Asked::Migrate("tcp:h:1".into()),
                 Asked::Cancel,
@@ -508,6 +565,17 @@ mod tests {
         assert_eq!(ask("query-status"), json!({ "running": true, "status": "running" }));
         assert_eq!(ask("query-name"), json!({ "name": "fake" }));
         assert_eq!(ask("query-migrate"), json!({}));
+        assert_eq!(ask("query-migrate-parameters"), json!({ "downtime-limit": 300 }));
+        assert_eq!(
+            ask("query-migrate-capabilities")[0],
+            json!({ "capability": "events", "state": true })
+        );
+        assert_eq!(ask("query-kvm")["present"], true);
+        assert_eq!(ask("query-cpus-fast")[0]["thread-id"], 4711);
+        assert_eq!(
+            ask("query-chardev"),
+            json!([{ "label": "serial0", "filename": "pty:/dev/pts/3", "frontend-open": true }])
+        );
         assert!(
             ask("query-version")["package"]
                 .as_str()
@@ -515,44 +583,5 @@ mod tests {
                 .starts_with("tern ")
         );
         assert_eq!(ask("query-commands").as_array().expect("a list").len(), COMMANDS.len());
-    }
-
-    #[test]
-    fn objects_are_listed_and_their_properties_read() {
-        let vm = FakeVm::default();
-        let list = run(&vm, "qom-list", json!({ "path": "/" })).expect("the root is an object");
-        let list = list.as_array().expect("a list");
-        assert_eq!(list[0], json!({ "name": "type", "type": "string" }));
-        assert_eq!(list[1], json!({ "name": "machine", "type": "child<container>" }));
-        let get = |path: &str, property: &str| run(&vm, "qom-get", json!({ "path": path, "property": property }));
-        assert_eq!(get("/", "machine"), Ok(json!("/machine")));
-        assert_eq!(get("/machine", "type"), Ok(json!("container")));
-        assert_eq!(
-            get("/nowhere", "type").expect_err("no such object").class,
-            ErrorClass::DeviceNotFound
-        );
-        assert!(
-            get("/", "colour")
-                .expect_err("no such property")
-                .description
-                .contains("colour")
-        );
-    }
-
-    #[test]
-    fn types_are_listed_by_what_they_are() {
-        let vm = FakeVm::default();
-        let list = |arguments| -> Vec<String> {
-            let list = run(&vm, "qom-list-types", arguments).expect("a list");
-            list.as_array()
-                .expect("a list")
-                .iter()
-                .map(|entry| entry["name"].as_str().expect("text").into())
-                .collect()
-        };
-        let all = list(json!({}));
-        assert!(all.contains(&"container".into()) && all.is_sorted());
-        assert_eq!(list(json!({ "implements": "container" })), ["container"]);
-        assert!(!list(json!({ "abstract": false })).contains(&"device".into()));
     }
 }

@@ -11,17 +11,20 @@
 //! | `framer` | cuts the bytes of a client into JSON objects, within bounds |
 //! | `qmp` | requests, replies, errors, events as JSON |
 //! | `commands` | the table of commands, their arguments and what they do |
+//! | `objects`, `cpu_models`, `capabilities` | commands with a subject of their own |
 //! | `replies` | what the VM reports, in QMP's words |
 //! | `session` | one client's conversation: negotiation, then commands |
 //! | `server` | sockets and queues, on the event loop |
 //! | [`place`] | names of VMs, and where their sockets are |
 //! | [`client`] | the other side, as the `vm` command uses it |
 
+mod capabilities;
 pub mod client;
 mod commands;
 mod cpu_models;
 mod framer;
 mod json;
+mod objects;
 pub mod place;
 mod qmp;
 mod replies;

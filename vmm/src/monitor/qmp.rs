@@ -142,6 +142,7 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
             "RESET",
             Some(json!({ "guest": reason.by_guest(), "reason": reason.qmp_name() })),
         ),
+        Event::Powerdown => ("POWERDOWN", None),
         Event::GuestPanicked => ("GUEST_PANICKED", Some(json!({ "action": "poweroff" }))),
         Event::GuestCrashLoaded => ("GUEST_CRASHLOADED", Some(json!({ "action": "run" }))),
         Event::CannotGoOn { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
@@ -156,6 +157,9 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
                 data["x-tern-result"] = replies::migration(account);
             }
             ("MIGRATION", Some(data))
+        }
+        Event::MigrationPass { job: JobId(job), pass } => {
+            ("MIGRATION_PASS", Some(json!({ "pass": pass, "x-tern-job": job })))
         }
         Event::Ended => return None,
     };
@@ -276,6 +280,10 @@ mod tests {
         assert_eq!(panicked["data"], json!({ "action": "poweroff" }));
         assert_eq!(read(Event::GuestCrashLoaded)["data"], json!({ "action": "run" }));
         assert_eq!(read(Event::Stop).get("data"), None);
+        assert_eq!(read(Event::Powerdown)["event"], "POWERDOWN");
+        let pass = read(Event::MigrationPass { job: JobId(7), pass: 2 });
+        assert_eq!(pass["event"], "MIGRATION_PASS");
+        assert_eq!(pass["data"], json!({ "pass": 2, "x-tern-job": 7 }));
         assert_eq!(event(&Event::Ended, at), None);
     }
 }

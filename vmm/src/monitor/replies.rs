@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use hw::core::MachineType;
+use migration::ident::Id;
 use serde_json::{Map, Value, json};
 
 use super::qmp::version;
 use crate::{
-    control::{Control, JobId, MigrationInfo, MigrationStatus, PauseReport, RamInfo},
+    control::{
+        ChardevInfo, Control, JobId, MigrationInfo, MigrationParameters, MigrationStatus, PauseReport, RamInfo,
+        VcpuInfo, VmInfo,
+    },
     run_state::RunState,
 };
 
@@ -41,6 +45,38 @@ pub(super) fn info(vm: &dyn Control) -> Value {
     reply.set("memory", info.memory_bytes);
     reply.set("vm-id", info.vm_id);
     reply.set("instance-id", info.instance_id);
+    Value::Object(reply.0)
+}
+
+pub(super) fn kvm(info: &VmInfo) -> Value {
+    json!({ "enabled": info.accelerator.as_deref() == Some("kvm"), "present": true })
+}
+
+/// As QEMU does, with zeros where there is no guest yet whose identity that would be.
+pub(super) fn uuid(info: &VmInfo) -> Value {
+    let identity = info.vm_id.clone().unwrap_or_else(|| Id::default().to_string());
+    json!({ "UUID": identity })
+}
+
+/// A vCPU as QMP's `CpuInfoFast` describes it: one thread of a core of the one package.
+pub(super) fn vcpu(vcpu: &VcpuInfo) -> Value {
+    let mut entry = Members(Map::new());
+    entry.set("cpu-index", Some(vcpu.apic_id));
+    entry.set("qom-path", Some(vcpu.path.as_str()));
+    entry.set("thread-id", vcpu.thread_id);
+    entry.set("target", Some("x86_64"));
+    let place = json!({ "socket-id": 0, "core-id": vcpu.apic_id, "thread-id": 0 });
+    entry.set("props", Some(place));
+    Value::Object(entry.0)
+}
+
+pub(super) fn chardev(chardev: &ChardevInfo) -> Value {
+    json!({ "label": chardev.label, "filename": chardev.address, "frontend-open": chardev.has_guest })
+}
+
+pub(super) fn parameters(parameters: &MigrationParameters) -> Value {
+    let mut reply = Members(Map::new());
+    reply.set("downtime-limit", parameters.downtime_limit.map(millis));
     Value::Object(reply.0)
 }
 
@@ -210,6 +246,42 @@ mod tests {
         assert_eq!(pause["ram-bytes"], 7);
         assert_eq!(reply["x-tern-pauses-taken-back"], 2);
         assert_eq!(migration(&MigrationInfo::default()).get("x-tern-pause"), None);
+    }
+
+    #[test]
+    fn a_vm_without_a_guest_has_the_identity_that_is_none() {
+        assert_eq!(uuid(&VmInfo::default())["UUID"], "00000000-0000-0000-0000-000000000000");
+    }
+
+    #[test]
+    fn only_a_guest_under_kvm_has_kvm_enabled() {
+        let under = |name: &str| {
+            kvm(&VmInfo {
+                accelerator: Some(name.to_owned()),
+                ..VmInfo::default()
+            })
+        };
+        assert_eq!(under("kvm"), json!({ "enabled": true, "present": true }));
+        assert_eq!(under("qtest"), json!({ "enabled": false, "present": true }));
+    }
+
+    #[test]
+    fn a_vcpu_without_a_thread_names_none() {
+        let described = |thread_id| {
+            vcpu(&VcpuInfo {
+                apic_id: 1,
+                path: "/machine/cpu-1".to_owned(),
+                thread_id,
+            })
+        };
+        assert_eq!(
+            described(Some(7)),
+            json!({
+                "cpu-index": 1, "qom-path": "/machine/cpu-1", "thread-id": 7, "target": "x86_64",
+                "props": { "socket-id": 0, "core-id": 1, "thread-id": 0 },
+            })
+        );
+        assert_eq!(described(None).get("thread-id"), None);
     }
 
     #[test]

@@ -152,6 +152,23 @@ impl Vm {
         Ok(())
     }
 
+    /// Presses the power button of a machine that runs: a guest that listens to it shuts itself down.
+    ///
+    /// # Errors
+    ///
+    /// The guest stands still. Its state has been taken out by then, so that nothing may change in its devices.
+    pub fn press_power_button(&self) -> Result<(), LifecycleError> {
+        let life = self.lifecycle.lock();
+        match self.status.run_state.get() {
+            RunState::Running => {}
+            RunState::Paused if life.held.is_some() => return Err(LifecycleError::HandingOver),
+            state => return Err(LifecycleError::WrongState(state)),
+        }
+        self.status.events.publish(&Event::Powerdown);
+        self.board.power_button().press_power_button();
+        Ok(())
+    }
+
     /// Does what the guest has asked for, if it still stands.
     pub(super) fn serve_request(&self) {
         let _life = self.lifecycle.lock();

@@ -176,6 +176,27 @@ fn a_guest_switches_itself_off_by_the_acpi_register() {
 }
 
 #[test]
+fn the_power_button_is_pressed_while_the_guest_runs_and_at_no_other_time() {
+    const EVENTS: u64 = 0xfea0_0000;
+    const IRQ: u32 = 9;
+    let rig = Rig::running();
+    rig.vm.stop().expect("stops");
+    rig.vm.press_power_button().expect_err("its state has been taken out");
+    rig.vm.cont().expect("goes on");
+    rig.vm.pause().expect("pauses");
+    assert!(matches!(rig.vm.press_power_button(), Err(LifecycleError::HandingOver)));
+    rig.vm.resume().expect("goes on");
+    assert!(!rig.heard(&Event::Powerdown) && !rig.accel.line(IRQ));
+
+    rig.vm.press_power_button().expect("it runs");
+    assert!(rig.heard(&Event::Powerdown) && rig.accel.line(IRQ));
+    let mut events = [0; 4];
+    let read = rig.accel.execute(|| rig.vm.board().memory().read(EVENTS, &mut events));
+    read.expect("the VM has not ended").expect("a device is there");
+    assert_eq!((u32::from_le_bytes(events), rig.accel.line(IRQ)), (2, false));
+}
+
+#[test]
 fn what_is_typed_while_a_transfer_has_the_guest_is_neither_taken_nor_lost() {
     let rig = Rig::running();
     rig.vm.pause().expect("pauses");

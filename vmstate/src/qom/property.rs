@@ -98,6 +98,18 @@ impl Property {
     pub fn is_settable(&self) -> bool {
         !matches!(self.access, Access::Value { set: None, .. })
     }
+
+    /// What a user is told about it, of an object that is not in use yet.
+    #[must_use]
+    pub fn info(&self) -> PropertyInfo {
+        PropertyInfo {
+            name: self.name.to_owned(),
+            type_name: self.kind.type_name(),
+            description: self.description,
+            default: self.default.clone(),
+            settable: self.is_settable(),
+        }
+    }
 }
 
 impl fmt::Debug for Property {

@@ -89,11 +89,8 @@ impl Object {
     pub fn properties(&self) -> Vec<PropertyInfo> {
         let frozen = self.is_frozen();
         let of_class = self.class().properties().map(|property| PropertyInfo {
-            name: property.name().to_owned(),
-            type_name: property.kind().type_name(),
-            description: property.description(),
-            default: property.default().cloned(),
             settable: property.is_settable() && !frozen,
+            ..property.info()
         });
         let children = self.child_names().into_iter().map(|(name, child)| PropertyInfo {
             name: name.as_ref().to_owned(),

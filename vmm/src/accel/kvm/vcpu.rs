@@ -39,6 +39,8 @@ pub struct Vcpu {
     leave: AtomicBool,
     /// How often the guest was left for something that Tern has to serve.
     exits: AtomicU64,
+    /// The host's number of the thread, once that has begun.
+    thread_id: OnceLock<u32>,
 }
 
 struct Control {
@@ -77,6 +79,7 @@ impl Vcpu {
             changed: Condvar::new(),
             leave: AtomicBool::new(true),
             exits: AtomicU64::new(0),
+            thread_id: OnceLock::new(),
         });
         let main = Arc::clone(&this);
         let thread = thread::Builder::new().name(format!("vcpu{apic_id}"));
@@ -87,6 +90,11 @@ impl Vcpu {
     /// The APIC id, which is also KVM's id.
     pub fn apic_id(&self) -> u32 {
         self.apic_id
+    }
+
+    /// The host's number of the vCPU's thread. Waits for a thread that has been made and not begun yet.
+    pub fn thread_id(&self) -> u32 {
+        *self.thread_id.wait()
     }
 
     /// KVM's side. Registers are read and written only while the vCPU is parked.
@@ -167,6 +175,8 @@ impl Vcpu {
     }
 
     fn main(&self) {
+        let id = rustix::thread::gettid().as_raw_nonzero().get();
+        let _ = self.thread_id.set(id.unsigned_abs());
         while self.park() {
             let event = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|panic| {
                 let cause = CrashCause::Panicked(message(panic.as_ref()));

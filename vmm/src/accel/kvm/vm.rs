@@ -332,6 +332,15 @@ impl Accelerator for KvmVm {
         Ok(())
     }
 
+    fn vcpu_threads(&self) -> Vec<(u32, u32)> {
+        let machine = self.machine.lock();
+        let threads = machine
+            .cpus
+            .iter()
+            .map(|cpu| (cpu.vcpu.apic_id(), cpu.vcpu.thread_id()));
+        threads.collect()
+    }
+
     fn irq_sink(&self) -> Arc<dyn IrqSink> {
         Arc::clone(&self.lines) as _
     }
