@@ -315,6 +315,23 @@ impl Channel {
             )
     }
 
+    /// Waits for `time`, or less if the peer says something or hangs up.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Cancelled`], at once.
+    pub(crate) fn rest(&self, time: Duration) -> Result<(), ChannelError> {
+        self.check_open()?;
+        let patience = Patience {
+            silence: time,
+            end: None,
+        };
+        match wait_for(self.socket.as_fd(), PollFlags::IN, &self.cancel, patience) {
+            Err(ChannelError::Silent(_)) => Ok(()),
+            rested => rested,
+        }
+    }
+
     /// Reads nothing and says nothing until the peer hangs up (or the user cancels), as a process that hangs would: no
     /// deadline of its own ends that.
     pub(crate) fn stall(&self) -> ChannelError {

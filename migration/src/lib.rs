@@ -16,6 +16,7 @@ pub mod ident;
 pub mod listener;
 mod lobby;
 pub mod manifest;
+pub mod pacing;
 pub mod phases;
 pub mod precopy;
 pub mod progress;

@@ -51,7 +51,7 @@ impl Way {
             });
             others.wait();
             let options = SendOptions {
-                downtime_limit: Duration::from_secs(1).into(),
+                limits: Duration::from_secs(1).into(),
                 ..SendOptions::default()
             };
             let (gauges, guest) = (Gauges::new(), Arc::clone(guest));

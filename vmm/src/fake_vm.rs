@@ -205,6 +205,8 @@ impl Control for FakeVm {
     fn parameters(&self) -> MigrationParameters {
         MigrationParameters {
             downtime_limit: Some(DEFAULT_DOWNTIME_LIMIT),
+            max_bandwidth: Some(0),
+            switchover_bandwidth: Some(0),
         }
     }
 

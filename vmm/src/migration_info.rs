@@ -21,6 +21,10 @@ impl fmt::Display for JobId {
 pub struct MigrationParameters {
     /// The longest pause that the guest may suffer.
     pub downtime_limit: Option<Duration>,
+    /// Bytes in a second that a migration may take while the guest runs; 0 for as many as there are.
+    pub max_bandwidth: Option<u64>,
+    /// Bytes in a second that the connection takes in the pause, which has no limit; 0 for what the rounds show.
+    pub switchover_bandwidth: Option<u64>,
 }
 
 /// Where a migration or snapshot stands.

@@ -94,8 +94,8 @@ impl<'a> Source<'a> {
     /// Rounds, and pauses that are taken back, until the machine stands still and what is left of it fits the limit.
     pub(super) fn stand_still(&mut self, table: &SchemaTable) -> Result<Still<'a>, (Failure, SourceState)> {
         let as_it_was = |failure| (failure, SourceState::Resumed);
-        let limit = self.options.downtime_limit.clone();
-        let mut switchover = Switchover::new(limit, fixed_cost(self.cpus, Duration::ZERO));
+        let limits = &self.options.limits;
+        let mut switchover = Switchover::new(limits.clone(), fixed_cost(self.cpus, Duration::ZERO));
         loop {
             let predicted = self.rounds(&mut switchover).map_err(as_it_was)?;
             let began = Instant::now();
@@ -122,7 +122,7 @@ impl<'a> Source<'a> {
                         paused,
                         sections,
                         since,
-                        bound: Bound::new(began, self.options.downtime_limit.get(), &self.options.deadlines),
+                        bound: Bound::new(began, limits.downtime.get(), &self.options.deadlines),
                     });
                 }
                 Err(too_long) => {
@@ -165,6 +165,7 @@ impl<'a> Source<'a> {
     pub(super) fn empty(&mut self, sections: &[Vec<u8>], part: &mut Instant) -> Result<(), Failure> {
         self.session.send(RecordKind::Pause, &[])?;
         self.note_phase();
+        self.ram.hurry();
         let number = self.ram.begin_round();
         self.gauges.begin_round(number);
         self.ram.send_dirty(&mut self.session)?;

@@ -6,12 +6,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hw::memory::{DirtyClient, RamBlock};
 
 use super::failure::Failure;
 use super::session::Session;
 use crate::fault::{Faults, PageFault};
+use crate::pacing::{Bandwidth, Pacer};
 use crate::ram::{PAGE_SIZE, RamBuffer, RamError, RamHead, to_u64};
 use crate::record::RecordKind;
 use crate::stats::{Gauges, RoundReport};
@@ -34,10 +36,12 @@ pub(super) struct RamSender<'a> {
     buffer: RamBuffer,
     round: RoundReport,
     records: u64,
+    /// Gone once the guest stands still.
+    pacer: Option<Pacer>,
 }
 
 impl<'a> RamSender<'a> {
-    pub(super) fn new(vm: &'a dyn SourceVm, faults: &'a dyn Faults, gauges: &'a Gauges) -> Self {
+    pub(super) fn new(vm: &'a dyn SourceVm, faults: &'a dyn Faults, gauges: &'a Gauges, limit: Bandwidth) -> Self {
         Self {
             vm,
             blocks: vm.ram(),
@@ -46,6 +50,7 @@ impl<'a> RamSender<'a> {
             buffer: RamBuffer::new(),
             round: RoundReport::default(),
             records: 0,
+            pacer: Some(Pacer::new(limit)),
         }
     }
 
@@ -68,6 +73,20 @@ impl<'a> RamSender<'a> {
     /// What the round so far consists of, for the one who times it.
     pub(super) fn round(&mut self) -> &mut RoundReport {
         &mut self.round
+    }
+
+    /// Sends as fast as it goes from now on, whatever the limit: the guest stands still for it.
+    pub(super) fn hurry(&mut self) {
+        self.pacer = None;
+    }
+
+    /// Waits until the limit allows more.
+    fn wait_for_turn(&mut self, session: &mut Session<'_>) -> Result<(), Failure> {
+        session.check_peer()?;
+        while let Some(wait) = self.pacer.as_mut().and_then(|pacer| pacer.wait(Instant::now())) {
+            session.rest(wait)?;
+        }
+        Ok(())
     }
 
     /// Begins the next round.
@@ -202,11 +221,15 @@ impl<'a> RamSender<'a> {
             round: self.round.number,
             sequence: self.records,
         };
+        self.wait_for_turn(session)?;
         let (runs, data) = self.buffer.payload(&head);
-        session.check_peer()?;
         session.send(RecordKind::Ram, &[&runs, data])?;
         self.records += 1;
-        self.round.sent_bytes += to_u64(runs.len() + data.len() + crate::record::HEADER_LEN);
+        let sent = to_u64(runs.len() + data.len() + crate::record::HEADER_LEN);
+        self.round.sent_bytes += sent;
+        if let Some(pacer) = &mut self.pacer {
+            pacer.sent(Instant::now(), sent);
+        }
         let (transferred, data) = (session.sent(), to_u64(data.len()));
         self.gauges.update(|figures| {
             figures.transferred_bytes = transferred;

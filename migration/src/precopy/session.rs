@@ -19,6 +19,9 @@ use crate::record::{HEADER_LEN, RecordHeader, RecordKind};
 /// How many bytes of a payload are waited for before memory is taken for more.
 const STEP: usize = 256 << 10;
 
+/// What a rest looks up from so often, to see what has changed.
+const REST: Duration = Duration::from_millis(50);
+
 /// How long a side that gives up tries to say why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -155,6 +158,14 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.send(RecordKind::Heartbeat, &[])
+    }
+
+    /// Sends nothing for `time`, or for less, but that this side is alive, and looks whether the peer has given up.
+    pub(super) fn rest(&mut self, time: Duration) -> Result<(), Failure> {
+        self.keep_alive()?;
+        let rested = self.channel.rest(time.min(REST));
+        self.name_phase(rested)?;
+        self.check_peer()
     }
 
     /// Looks, without waiting, whether the peer has given up or is gone; in a phase in which it has nothing to say.

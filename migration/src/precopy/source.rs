@@ -21,15 +21,15 @@ use crate::phases::Side;
 use crate::record::RecordKind;
 use crate::schemas::SchemaTable;
 use crate::stats::{Gauges, SendReport};
-use crate::switchover::{DowntimeLimit, Next, Round, Switchover};
+use crate::switchover::{Limits, Next, Round, Switchover};
 use crate::uri::Uri;
 use crate::vm::{PreflightReport, SourceVm, VmError};
 
 /// What the user of a source can choose.
 #[derive(Clone)]
 pub struct SendOptions {
-    /// The longest pause that the guest may suffer.
-    pub downtime_limit: DowntimeLimit,
+    /// The longest pause that the guest may suffer, and what the connection may be used for.
+    pub limits: Limits,
     /// How long the receiver may take.
     pub deadlines: Deadlines,
     /// Where to fail on purpose.
@@ -39,7 +39,7 @@ pub struct SendOptions {
 impl Default for SendOptions {
     fn default() -> Self {
         Self {
-            downtime_limit: Duration::from_millis(300).into(),
+            limits: Duration::from_millis(300).into(),
             deadlines: Deadlines::default(),
             faults: Arc::new(NoFaults),
         }
@@ -132,7 +132,7 @@ pub fn send_over(
     let mut source = Source {
         vm,
         session,
-        ram: RamSender::new(vm, &*options.faults, gauges),
+        ram: RamSender::new(vm, &*options.faults, gauges, options.limits.bandwidth.clone()),
         options,
         gauges,
         report: SendReport::default(),

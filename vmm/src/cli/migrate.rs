@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use migration::uri::Uri;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     error::CliError,
     follow::{Talk, millis},
     messages::Messages,
-    values::{absolute, downtime_limit, peer},
+    values::{absolute, bandwidth, downtime_limit, peer},
 };
 use crate::monitor::place::VmAddress;
 
@@ -21,6 +21,7 @@ use crate::monitor::place::VmAddress;
 Example:
   vm migrate web tcp:127.0.0.1:40123
   vm migrate web unix:/run/user/1000/web.migrate --downtime-limit 30ms
+  vm migrate web tcp:10.0.0.2:4444 --bandwidth-limit 100M
 
 The migration goes on if this command is interrupted; \"vm info NAME\" shows how it stands.")]
 pub(super) struct Args {
@@ -37,15 +38,38 @@ pub(super) struct Args {
     /// can it not be taken back any more.
     #[arg(long, value_name = "TIME", value_parser = downtime_limit)]
     downtime_limit: Option<Duration>,
+    /// Bytes per second that the migration may take while the guest runs, with the unit, or "none"; else what was set last, or none.
+    /// The pause takes what there is, so that it is as short as it can be.
+    #[arg(long, value_name = "RATE", value_parser = bandwidth)]
+    bandwidth_limit: Option<u64>,
+    /// Bytes per second that the connection takes in the pause. Without it the pause is predicted by what the guest's memory took
+    /// before, which under a --bandwidth-limit is less; "none" goes back to that. A pause that this makes too long is taken back as
+    /// any is.
+    #[arg(long, value_name = "RATE", value_parser = bandwidth)]
+    switchover_bandwidth: Option<u64>,
+}
+
+impl Args {
+    /// What is to be set before, in QMP's words.
+    fn parameters(&self) -> Map<String, Value> {
+        // QMP counts in milliseconds; a limit is a bound, so it is not rounded up.
+        let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let given = [
+            ("downtime-limit", self.downtime_limit.map(millis)),
+            ("max-bandwidth", self.bandwidth_limit),
+            ("avail-switchover-bandwidth", self.switchover_bandwidth),
+        ];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+        given.collect()
+    }
 }
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let began = Instant::now();
     let mut vm = Talk::to(&args.vm)?;
-    if let Some(limit) = args.downtime_limit {
-        // QMP counts in milliseconds; a limit is a bound, so it is not rounded up.
-        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        vm.ask("migrate-set-parameters", json!({ "downtime-limit": limit }))?;
+    let parameters = args.parameters();
+    if !parameters.is_empty() {
+        vm.ask("migrate-set-parameters", parameters.into())?;
     }
     let uri = absolute(&args.uri).to_string();
     let state = vm.follow("the migration", "migrate", json!({ "uri": uri }), messages)?;

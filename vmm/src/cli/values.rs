@@ -42,6 +42,8 @@ pub(super) enum ValueError {
     TooLarge,
     #[error("it is too short: the shortest is 1ms")]
     TooShort,
+    #[error("nothing would move; write \"none\" for no limit")]
+    Nothing,
 }
 
 /// Number and unit.
@@ -125,6 +127,17 @@ pub(super) fn downtime_limit(text: &str) -> Result<Duration, ValueError> {
     Ok(limit)
 }
 
+/// Bytes in a second, or none: 0 as QMP has it.
+pub(super) fn bandwidth(text: &str) -> Result<u64, ValueError> {
+    if text == "none" {
+        return Ok(0);
+    }
+    match text.strip_suffix("/s").unwrap_or(text).parse()? {
+        Size(0) => Err(ValueError::Nothing),
+        Size(bytes) => Ok(bytes),
+    }
+}
+
 /// Where a guest is sent to or awaited: no file.
 pub(super) fn peer(text: &str) -> Result<Uri, String> {
     match text.parse() {
@@ -180,6 +193,16 @@ mod tests {
         assert_eq!(shown(256 << 20), "256 MiB");
         assert_eq!(shown((1 << 20) + (1 << 19)), "1.5 MiB");
         assert_eq!(shown(u64::MAX), "16777215.9 TiB");
+    }
+
+    #[test]
+    fn bandwidths_are_read_with_their_units_and_can_be_none() {
+        assert_eq!(bandwidth("100M"), Ok(100 << 20));
+        assert_eq!(bandwidth("1GiB/s"), Ok(1 << 30));
+        assert_eq!(bandwidth("none"), Ok(0));
+        assert_eq!(bandwidth("0M"), Err(ValueError::Nothing));
+        assert_eq!(bandwidth("100"), Err(ValueError::NoUnit("100M".into())));
+        assert!(bandwidth("1Gbit").expect_err("refused").to_string().contains("K, M, G or T"));
     }
 
     #[test]

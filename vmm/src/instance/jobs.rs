@@ -12,7 +12,7 @@ use migration::precopy::{self, Failure, ReceiveError, ReceiveOptions, Receiver, 
 use migration::progress::Progress;
 use migration::snapshot::{self, SaveOptions};
 use migration::stats::{Figures, Gauges, PauseReport, SendReport};
-use migration::switchover::DowntimeLimit;
+use migration::switchover::Limits;
 use migration::uri::Uri;
 use parking_lot::{Condvar, Mutex};
 
@@ -275,7 +275,7 @@ impl Jobs {
         &self,
         vm: &Arc<Vm>,
         uri: &str,
-        downtime_limit: DowntimeLimit,
+        limits: Limits,
         options: &InstanceOptions,
     ) -> Result<JobId, ControlError> {
         let to = parse(uri)?;
@@ -286,7 +286,7 @@ impl Jobs {
         self.begin(&job)?;
         let vm = Arc::clone(vm);
         let options = SendOptions {
-            downtime_limit,
+            limits,
             deadlines: options.deadlines,
             faults: Arc::clone(&options.faults),
         };

@@ -12,7 +12,7 @@ use migration::fault::{Faults, NoFaults};
 use migration::listener::Reach;
 use migration::precopy::Deadlines;
 use migration::snapshot::{RestoreError, RestoreOptions};
-use migration::switchover::DowntimeLimit;
+use migration::switchover::Limits;
 use thiserror::Error;
 use vmstate::qom::{Object, TypeTable};
 
@@ -82,7 +82,7 @@ pub struct Instance {
     vm: OnceLock<Arc<Vm>>,
     on_vm: OnVm,
     /// What the user has set for migrations. The one under way looks at it before each decision.
-    downtime_limit: DowntimeLimit,
+    limits: Limits,
     jobs: Jobs,
 }
 
@@ -100,7 +100,7 @@ impl Instance {
             status: Arc::default(),
             vm: OnceLock::new(),
             on_vm,
-            downtime_limit: DEFAULT_DOWNTIME_LIMIT.into(),
+            limits: DEFAULT_DOWNTIME_LIMIT.into(),
             jobs: Jobs::default(),
         });
         instance.jobs.set_owner(&instance);
@@ -270,9 +270,9 @@ impl Control for Instance {
     }
 
     fn migrate(&self, uri: &str) -> Result<JobId, ControlError> {
-        let limit = self.downtime_limit.clone();
+        let limits = self.limits.clone();
         self.jobs
-            .send(self.vm_to_transfer("migrate")?, uri, limit, &self.options)
+            .send(self.vm_to_transfer("migrate")?, uri, limits, &self.options)
     }
 
     fn snapshot(&self, path: &Path, then: AfterSnapshot) -> Result<JobId, ControlError> {
@@ -310,14 +310,22 @@ impl Control for Instance {
                     reason: "it is at most 2000 seconds",
                 });
             }
-            self.downtime_limit.set(limit);
+            self.limits.downtime.set(limit);
+        }
+        if let Some(bytes_per_second) = parameters.max_bandwidth {
+            self.limits.bandwidth.set(bytes_per_second);
+        }
+        if let Some(bytes_per_second) = parameters.switchover_bandwidth {
+            self.limits.switchover_bandwidth.set(bytes_per_second);
         }
         Ok(())
     }
 
     fn parameters(&self) -> MigrationParameters {
         MigrationParameters {
-            downtime_limit: Some(self.downtime_limit.get()),
+            downtime_limit: Some(self.limits.downtime.get()),
+            max_bandwidth: Some(self.limits.bandwidth.get().unwrap_or_default()),
+            switchover_bandwidth: Some(self.limits.switchover_bandwidth.get().unwrap_or_default()),
         }
     }
 

@@ -111,11 +111,19 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "migrate-set-parameters",
-        summary: "Change parameters of later migrations and of the one under way; downtime-limit is in milliseconds.",
-        arguments: &[optional("downtime-limit", Kind::Uint(MAX_DOWNTIME_MS))],
+        summary: "Change parameters of later migrations and of the one under way: downtime-limit in milliseconds, bandwidths in bytes \
+                  per second, 0 for none.",
+        arguments: &[
+            optional("downtime-limit", Kind::Uint(MAX_DOWNTIME_MS)),
+            optional("max-bandwidth", Kind::Uint(u64::MAX)),
+            optional("avail-switchover-bandwidth", Kind::Uint(u64::MAX)),
+        ],
         run: |vm, arguments| {
-            let downtime_limit = arguments.uint("downtime-limit").map(Duration::from_millis);
-            done(vm.set_parameters(MigrationParameters { downtime_limit })?)
+            done(vm.set_parameters(MigrationParameters {
+                downtime_limit: arguments.uint("downtime-limit").map(Duration::from_millis),
+                max_bandwidth: arguments.uint("max-bandwidth"),
+                switchover_bandwidth: arguments.uint("avail-switchover-bandwidth"),
+            })?)
         },
     },
     Command {
@@ -511,7 +519,10 @@ mod tests {
             ("cont", json!({})),
             ("system_reset", json!({})),
             ("system_powerdown", json!({})),
-            ("migrate-set-parameters", json!({ "downtime-limit": 30 })),
+            (
+                "migrate-set-parameters",
+                json!({ "downtime-limit": 30, "max-bandwidth": 7, "avail-switchover-bandwidth": 9 }),
+            ),
             ("migrate", json!({ "uri": "tcp:h:1", "detach": true })),
             ("migrate_cancel", json!({})),
             ("migrate-incoming", json!({ "uri": "tcp:h:0" })),
@@ -529,8 +540,10 @@ mod tests {
             };
             assert_eq!(run(&vm, name, arguments), Ok(returned), "{name}");
         }
-        let thirty = MigrationParameters {
+        let all = MigrationParameters {
             downtime_limit: Some(Duration::from_millis(30)),
+            max_bandwidth: Some(7),
+            switchover_bandwidth: Some(9),
         };
         assert_eq!(
             vm.asked(),
@@ -539,7 +552,7 @@ mod tests {
                 Asked::Cont,
                 Asked::Reset,
                 Asked::Powerdown,
-                Asked::Parameters(thirty),
+                Asked::Parameters(all),
                 Asked::Migrate("tcp:h:1".into()),
                 Asked::Cancel,
                 Asked::Incoming("tcp:h:0".into()),
@@ -565,11 +578,11 @@ mod tests {
         assert_eq!(ask("query-status"), json!({ "running": true, "status": "running" }));
         assert_eq!(ask("query-name"), json!({ "name": "fake" }));
         assert_eq!(ask("query-migrate"), json!({}));
-        assert_eq!(ask("query-migrate-parameters"), json!({ "downtime-limit": 300 }));
         assert_eq!(
-            ask("query-migrate-capabilities")[0],
-            json!({ "capability": "events", "state": true })
+            ask("query-migrate-parameters"),
+            json!({ "downtime-limit": 300, "max-bandwidth": 0, "avail-switchover-bandwidth": 0 })
         );
+        assert_eq!(ask("query-migrate-capabilities")[0], json!({ "capability": "events", "state": true }));
         assert_eq!(ask("query-kvm")["present"], true);
         assert_eq!(ask("query-cpus-fast")[0]["thread-id"], 4711);
         assert_eq!(

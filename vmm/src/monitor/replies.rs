@@ -77,6 +77,8 @@ pub(super) fn chardev(chardev: &ChardevInfo) -> Value {
 pub(super) fn parameters(parameters: &MigrationParameters) -> Value {
     let mut reply = Members(Map::new());
     reply.set("downtime-limit", parameters.downtime_limit.map(millis));
+    reply.set("max-bandwidth", parameters.max_bandwidth);
+    reply.set("avail-switchover-bandwidth", parameters.switchover_bandwidth);
     Value::Object(reply.0)
 }
 

@@ -257,7 +257,7 @@ fn a_source_that_cannot_go_on_says_so_and_nobody_else_has_the_guest() {
 #[test]
 fn a_guest_that_does_not_converge_is_left_running() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.send.downtime_limit = Duration::ZERO.into();
+    migration.send.limits = Duration::ZERO.into();
     let (error, _) = failed(migration.run());
     assert!(matches!(error.failure, Failure::NotConverging(_)), "{error}");
     assert!(error.to_string().contains("MiB/s"), "{error}");
@@ -267,9 +267,9 @@ fn a_guest_that_does_not_converge_is_left_running() {
 #[test]
 fn a_limit_that_is_raised_while_the_migration_runs_lets_it_end() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.send.downtime_limit = Duration::ZERO.into();
+    migration.send.limits = Duration::ZERO.into();
     *migration.source.user.lock() = User {
-        limit: Some(migration.send.downtime_limit.clone()),
+        limit: Some(migration.send.limits.downtime.clone()),
         at_a_look: Some(ALLOWED),
         ..User::default()
     };
@@ -280,9 +280,9 @@ fn a_limit_that_is_raised_while_the_migration_runs_lets_it_end() {
 #[test]
 fn a_pause_that_turns_out_too_long_is_taken_back_and_the_rounds_go_on() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.send.downtime_limit = ALLOWED.into();
+    migration.send.limits = ALLOWED.into();
     *migration.source.user.lock() = User {
-        limit: Some(migration.send.downtime_limit.clone()),
+        limit: Some(migration.send.limits.downtime.clone()),
         // What is left is then too much, as it is after a burst.
         at_pauses: vec![Duration::ZERO; 2],
         at_resume: Some(ALLOWED),
@@ -304,9 +304,9 @@ fn a_pause_that_turns_out_too_long_is_taken_back_and_the_rounds_go_on() {
 #[test]
 fn a_guest_whose_pauses_are_all_too_long_is_left_running() {
     let mut migration = Migration::of(Shape::BUSY);
-    migration.send.downtime_limit = ALLOWED.into();
+    migration.send.limits = ALLOWED.into();
     *migration.source.user.lock() = User {
-        limit: Some(migration.send.downtime_limit.clone()),
+        limit: Some(migration.send.limits.downtime.clone()),
         at_pauses: vec![Duration::ZERO; 10],
         at_resume: Some(ALLOWED),
         ..User::default()
@@ -331,5 +331,76 @@ fn two_machines_in_one_process_move_in_both_directions_at_once() {
             let (migration, arrived) = migration.join().expect("no panic");
             assert_same(migration, &arrived);
         }
+    });
+}
+
+/// A guest with so much in its RAM, on a connection of which it may have so much in a second.
+fn paced(mib: u64, mib_per_second: u64) -> Migration {
+    let pages = (mib << 20) / PAGE_SIZE;
+    let mut migration = Migration::of(Shape {
+        pages,
+        full: pages,
+        ..Shape::BUSY
+    });
+    migration.send.limits = ALLOWED.into();
+    migration.send.limits.bandwidth.set(mib_per_second << 20);
+    migration
+}
+
+#[test]
+fn rounds_keep_to_the_bandwidth_that_their_user_allows_and_the_guest_arrives_whole() {
+    let migration = paced(4, 16);
+    let (report, arrived) = arrived(migration.run());
+    assert_same(&migration, &arrived);
+    // The last of the records is not waited for, nor is what the first 10 ms allow.
+    let first = report.rounds[0];
+    assert!(first.sent_bytes > 4 << 20 && first.took > Duration::from_millis(200), "{first:?}");
+}
+
+#[test]
+fn a_limit_that_is_lifted_frees_a_migration_under_way_whose_peer_has_not_lost_patience() {
+    let mut migration = paced(4, 16);
+    let bandwidth = migration.send.limits.bandwidth.clone();
+    bandwidth.set(1);
+    // For longer than either side bears silence.
+    migration.send.deadlines.silence = Duration::from_millis(300);
+    migration.receive.deadlines.silence = Duration::from_millis(300);
+    let gauges = migration.gauges.clone();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let begun = loop {
+                match gauges.read().setup {
+                    Some(_) => break std::time::Instant::now(),
+                    None => thread::yield_now(),
+                }
+            };
+            // It must not move for this long, which no event ends.
+            while begun.elapsed() < Duration::from_millis(700) {
+                assert!(gauges.read().transferred_bytes < 1 << 20);
+                thread::sleep(Duration::from_millis(5));
+            }
+            bandwidth.set(0);
+        });
+        let (_, arrived) = arrived(migration.run());
+        assert_same(&migration, &arrived);
+    });
+}
+
+#[test]
+fn a_migration_that_waits_for_its_turn_is_cancelled_at_once() {
+    let migration = paced(4, 16);
+    migration.send.limits.bandwidth.set(1);
+    let gauges = migration.gauges.clone();
+    let cancel = migration.cancel[0].clone();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while gauges.read().transferred_bytes < 100 << 10 {
+                thread::yield_now();
+            }
+            cancel.cancel().expect("nothing is given away yet");
+        });
+        let (error, _) = failed(migration.run());
+        assert!(matches!(error.failure, Failure::Cancelled), "{error}");
+        migration.source.assert_runs();
     });
 }
