@@ -65,6 +65,18 @@ pub struct Figures {
     pub downtime: Option<Duration>,
 }
 
+impl Figures {
+    /// Bytes that the connection has taken in a second since RAM began to flow, for as long as no round is over that would say it
+    /// better.
+    #[must_use]
+    pub fn average_bytes_per_second(&self) -> u64 {
+        match (self.began, self.setup) {
+            (Some(began), Some(setup)) => per_second(self.transferred_bytes, began.elapsed().saturating_sub(setup)),
+            _ => 0,
+        }
+    }
+}
+
 impl Gauges {
     /// A migration that has not begun.
     #[must_use]

@@ -316,7 +316,11 @@ impl Destination<'_> {
         self.note_phase();
         loop {
             match self.session.receive()? {
-                (RecordKind::Ram, payload) => ram.apply(payload)?,
+                (RecordKind::Ram, payload) => {
+                    ram.apply(payload)?;
+                    let received = self.session.received();
+                    self.gauges.update(|figures| figures.transferred_bytes = received);
+                }
                 (RecordKind::RoundEnd, payload) => {
                     let round = end_round(ram, payload)?;
                     if round == 1 {

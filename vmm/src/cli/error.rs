@@ -22,6 +22,9 @@ pub enum CliError {
     /// Neither a VM nor a file is called so.
     #[error("there is neither a VM nor a snapshot file {0:?}; \"vm ps\" lists the VMs that there are")]
     NoSuchVmOrFile(PathBuf),
+    /// There is nothing to watch.
+    #[error("no migration or snapshot of {0} is under way; \"vm info {0}\" shows how the last one went")]
+    NothingUnderWay(VmAddress),
     /// A VM could not be talked to, or refused.
     #[error("{address}: {error}")]
     Vm {

@@ -51,42 +51,60 @@ impl Talk {
         what: &str,
         command: &str,
         arguments: Value,
-        messages: Messages,
+        watcher: &mut dyn Watcher,
     ) -> Result<Value, CliError> {
         let job = self.ask(command, arguments)?["x-tern-job"].take();
         if !job.is_u64() {
             let error = ClientError::NotQmp(format!("its answer to {command:?} names no job"));
             return Err(CliError::of_vm(&self.address, error));
         }
-        let result = self.wait_until_over(what, &job, messages);
-        messages.end_progress();
+        self.follow_job(what, &job, watcher)
+    }
+
+    /// As [`Self::follow`], for what somebody else has started and is under way now.
+    pub(super) fn follow_under_way(&mut self, what: &str, watcher: &mut dyn Watcher) -> Result<Value, CliError> {
+        let state = self.ask("query-migrate", json!({}))?;
+        let status = status_of(&state);
+        if status == MigrationStatus::None || status.is_final() {
+            return Err(CliError::NothingUnderWay(self.address.clone()));
+        }
+        watcher.look(&state);
+        self.follow_job(what, &state["x-tern-job"], watcher)
+    }
+
+    fn follow_job(&mut self, what: &str, job: &Value, watcher: &mut dyn Watcher) -> Result<Value, CliError> {
+        let result = self.wait_until_over(what, job, watcher);
+        watcher.end(result.as_ref().ok());
         self.judge(what, result?)
     }
 
-    fn wait_until_over(&mut self, what: &str, job: &Value, messages: Messages) -> Result<Value, CliError> {
+    fn wait_until_over(&mut self, what: &str, job: &Value, watcher: &mut dyn Watcher) -> Result<Value, CliError> {
         loop {
             match self.client.next_event(LOOK) {
                 Ok(Some(mut event)) => {
+                    if event["data"]["x-tern-job"] != *job {
+                        continue;
+                    }
                     // The end comes with the account of it: where the guest has gone, the process goes too, and cannot be asked.
-                    let is_ours = event["event"] == "MIGRATION" && event["data"]["x-tern-job"] == *job;
                     let result = event["data"]["x-tern-result"].take();
-                    if is_ours && status_of(&result).is_final() {
+                    if event["event"] == "MIGRATION" && status_of(&result).is_final() {
                         return Ok(result);
                     }
                 }
-                Ok(None) => match self.client.execute("query-migrate", json!({})) {
-                    // Another has begun, so this one is over, and how it ended is on its way.
-                    Ok(state) if state["x-tern-job"] != *job => {}
-                    Ok(state) if status_of(&state).is_final() => return Ok(state),
-                    Ok(state) => messages.progress(progress(what, &state)),
-                    // The end came instead of the answer, and is found among the events.
-                    Err(ClientError::Closed) => {}
-                    Err(error) => return Err(CliError::of_vm(&self.address, error)),
-                },
+                Ok(None) => {}
                 Err(ClientError::Closed) => {
                     let why = "its process ended before it said how it went";
                     return Err(CliError::Start(format!("{what}: {why}")));
                 }
+                Err(error) => return Err(CliError::of_vm(&self.address, error)),
+            }
+            match self.client.execute("query-migrate", json!({})) {
+                // Another has begun, so this one is over, and how it ended is on its way.
+                Ok(state) if state["x-tern-job"] != *job => {}
+                Ok(state) if status_of(&state).is_final() => return Ok(state),
+                Ok(state) => watcher.look(&state),
+                // The end came instead of the answer, and is found among the events.
+                Err(ClientError::Closed) => {}
                 Err(error) => return Err(CliError::of_vm(&self.address, error)),
             }
         }
@@ -110,8 +128,30 @@ impl Talk {
     }
 }
 
+/// Is shown how something stands that is followed.
+pub(super) trait Watcher {
+    /// Sees an account of it, as "query-migrate" gives it.
+    fn look(&mut self, account: &Value);
+
+    /// It is over, with this account if there is one.
+    fn end(&mut self, account: Option<&Value>);
+}
+
+/// A line on a terminal that says how far it is.
+pub(super) struct Line<'a>(pub(super) &'a str, pub(super) Messages);
+
+impl Watcher for Line<'_> {
+    fn look(&mut self, account: &Value) {
+        self.1.progress(progress(self.0, account));
+    }
+
+    fn end(&mut self, _: Option<&Value>) {
+        self.1.end_progress();
+    }
+}
+
 /// The status in an answer to "query-migrate".
-fn status_of(state: &Value) -> MigrationStatus {
+pub(super) fn status_of(state: &Value) -> MigrationStatus {
     state["status"]
         .as_str()
         .and_then(MigrationStatus::from_qmp_name)
@@ -190,7 +230,7 @@ mod tests {
                     "the migration",
                     "migrate",
                     json!({ "uri": "tcp:h:1" }),
-                    Messages::new(true),
+                    &mut Line("it", Messages::new(true)),
                 )
             });
             while vm.asked().is_empty() {
@@ -229,7 +269,7 @@ mod tests {
                 }
             });
             let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
-            talk.follow("the migration", "migrate", json!({}), Messages::new(true))
+            talk.follow("the migration", "migrate", json!({}), &mut Line("it", Messages::new(true)))
         });
         assert_eq!(result.expect("completed")["status"], "completed");
     }
@@ -281,7 +321,7 @@ mod tests {
                 }
             });
             let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
-            talk.follow("the migration", "migrate", json!({}), Messages::new(true))
+            talk.follow("the migration", "migrate", json!({}), &mut Line("it", Messages::new(true)))
         });
         assert!(error.expect_err("no job").to_string().contains("job"));
     }

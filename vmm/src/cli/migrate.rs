@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::{
     error::CliError,
-    follow::{Talk, millis},
+    follow::{Line, Talk, Watcher, millis},
     messages::Messages,
     values::{absolute, bandwidth, downtime_limit, peer},
+    watch::Watch,
 };
 use crate::monitor::place::VmAddress;
 
@@ -21,16 +22,20 @@ use crate::monitor::place::VmAddress;
 Example:
   vm migrate web tcp:127.0.0.1:40123
   vm migrate web unix:/run/user/1000/web.migrate --downtime-limit 30ms
-  vm migrate web tcp:10.0.0.2:4444 --bandwidth-limit 100M
+  vm migrate web tcp:10.0.0.2:4444 --bandwidth-limit 100M --watch
+  vm migrate web --watch
 
 The migration goes on if this command is interrupted; \"vm info NAME\" shows how it stands.")]
 pub(super) struct Args {
     /// The VM.
     #[arg(value_name = "NAME")]
     vm: VmAddress,
-    /// Where the receiver listens: the first line that "vm receive" says.
-    #[arg(value_name = "URI", value_parser = peer)]
-    uri: Uri,
+    /// Where the receiver listens: the first line that "vm receive" says. Without it, --watch shows what is under way already.
+    #[arg(value_name = "URI", value_parser = peer, required_unless_present = "watch")]
+    uri: Option<Uri>,
+    /// Show how it goes: on a terminal in place, elsewhere a line for each change, with --json an object.
+    #[arg(long)]
+    watch: bool,
     /// The longest pause that the guest may suffer, with its unit, from 1ms; else what was set last, or 300ms. No pause begins
     /// that is predicted to be longer: where the guest writes too much for it, the migration ends and the guest stays. A pause
     /// that turns out longer all the same, because a host or the connection hangs, is taken back: after the limit and a second,
@@ -71,14 +76,38 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     if !parameters.is_empty() {
         vm.ask("migrate-set-parameters", parameters.into())?;
     }
-    let uri = absolute(&args.uri).to_string();
-    let state = vm.follow("the migration", "migrate", json!({ "uri": uri }), messages)?;
-    let took = began.elapsed();
+    let what = "the migration";
+    let mut watch: Box<dyn Watcher> = if args.watch {
+        Box::new(Watch::new(args.vm.to_string(), messages))
+    } else {
+        Box::new(Line(what, messages))
+    };
+    let state = match &args.uri {
+        Some(uri) => {
+            let uri = absolute(uri).to_string();
+            vm.follow(what, "migrate", json!({ "uri": uri }), &mut *watch)?
+        }
+        None => vm.follow_under_way("what was watched", &mut *watch)?,
+    };
+    // What somebody else has started took longer than it was watched for.
+    let took = state["total-time"].as_u64().map_or_else(|| began.elapsed(), Duration::from_millis);
+    let to = &state["x-tern-to"];
     messages.result(
-        format_args!("{} runs at {uri}: moved in {took:.1?}{}", args.vm, pauses(&state)),
-        &json!({ "name": args.vm.to_string(), "to": uri, "seconds": took.as_secs_f64(), "migration": state }),
+        format_args!("{} in {took:.1?}{}", outcome(&args.vm.to_string(), to.as_str()), pauses(&state)),
+        &json!({ "name": args.vm.to_string(), "to": to, "seconds": took.as_secs_f64(), "migration": state }),
     );
     Ok(0)
+}
+
+/// Where the guest is, which may be something else than a migration has brought about if it was only watched.
+fn outcome(name: &str, to: Option<&str>) -> String {
+    match to {
+        None => format!("{name} runs here: received"),
+        Some(to) => match to.strip_prefix("file:") {
+            Some(path) => format!("{name} is in {path:?}: saved"),
+            None => format!("{name} runs at {to}: moved"),
+        },
+    }
 }
 
 /// How long the guest stood still, and how often it was let go on because that would have become too long.
@@ -93,6 +122,13 @@ fn pauses(state: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_watched_is_named_as_what_it_was() {
+        assert_eq!(outcome("a", Some("tcp:h:1")), "a runs at tcp:h:1: moved");
+        assert_eq!(outcome("a", Some("file:/x")), "a is in \"/x\": saved");
+        assert_eq!(outcome("a", None), "a runs here: received");
+    }
 
     #[test]
     fn pauses_that_were_taken_back_are_shown() {

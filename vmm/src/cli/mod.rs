@@ -34,6 +34,7 @@ mod snapshot_info;
 mod stop;
 mod trial;
 mod values;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -166,6 +167,8 @@ mod tests {
             "vm migrate a tcp:127.0.0.1:4444 --downtime-limit 300ms",
             "vm migrate a tcp:127.0.0.1:4444 --bandwidth-limit 100M --switchover-bandwidth 1G",
             "vm migrate a tcp:127.0.0.1:4444 --bandwidth-limit none",
+            "vm migrate a tcp:127.0.0.1:4444 --watch",
+            "vm migrate a --watch --json --bandwidth-limit 1G",
             "vm receive tcp:127.0.0.1:0 --name c --allow-remote",
             "vm resolve a --resume",
             "vm resolve a --discard",
@@ -204,6 +207,7 @@ mod tests {
             "vm migrate a tcp:h:1 --downtime-limit 300",
             "vm migrate a tcp:h:1 --downtime-limit 500us",
             "vm migrate a tcp:h:1 --downtime-limit 0s",
+            "vm migrate a",
             "vm migrate a h:1",
             "vm migrate a tcp:h:1 --bandwidth-limit 100",
             "vm migrate a tcp:h:1 --bandwidth-limit 0M",

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     error::CliError,
-    follow::{Talk, millis},
+    follow::{Line, Talk, millis},
     messages::Messages,
     values::Size,
 };
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     // The VM's process has a working directory of its own.
     let path = std::path::absolute(&args.file).map_err(|error| failed("find", error))?;
     let arguments = json!({ "path": path, "stop": args.stop });
-    let state = Talk::to(&args.vm)?.follow("the snapshot", "x-tern-snapshot", arguments, messages)?;
+    let state = Talk::to(&args.vm)?.follow("the snapshot", "x-tern-snapshot", arguments, &mut Line("the snapshot", messages))?;
     let took = began.elapsed();
     let file = fs::metadata(&path).map_err(|error| failed("look at", error))?;
     let allocated = std::os::unix::fs::MetadataExt::blocks(&file).saturating_mul(512);

@@ -145,7 +145,10 @@ impl Job {
     }
 
     fn info(&self) -> MigrationInfo {
-        let figures = self.gauges.read();
+        let mut figures = self.gauges.read();
+        if figures.bytes_per_second == 0 {
+            figures.bytes_per_second = figures.average_bytes_per_second();
+        }
         let state = self.state.lock();
         let status = match &state.end {
             Some(end) => end.status,

@@ -1,0 +1,263 @@
+//! A live view of a migration or snapshot: redrawn in place on a terminal, elsewhere a line or an object for each change.
+
+use std::fmt;
+use std::io::{IsTerminal, stdout};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{
+    follow::{Watcher, status_of},
+    messages::Messages,
+    values::Size,
+};
+
+/// What is watched, on standard output.
+pub(super) struct Watch {
+    name: String,
+    messages: Messages,
+    /// Where it is redrawn in place.
+    screen: Option<ProgressBar>,
+    /// What was told last elsewhere.
+    told: Option<Value>,
+}
+
+impl Watch {
+    /// A view of what happens to the VM `name`.
+    pub(super) fn new(name: String, messages: Messages) -> Self {
+        let on_screen = !messages.is_json() && stdout().is_terminal();
+        Self {
+            name,
+            messages,
+            screen: on_screen.then(|| screen(ProgressDrawTarget::stdout())),
+            told: None,
+        }
+    }
+
+    /// Whether there is more to tell than that time has passed.
+    fn is_news(&mut self, account: &Value) -> bool {
+        let mut account = account.clone();
+        if let Some(members) = account.as_object_mut() {
+            members.remove("total-time");
+        }
+        if self.told.as_ref() == Some(&account) {
+            return false;
+        }
+        self.told = Some(account);
+        true
+    }
+}
+
+fn screen(target: ProgressDrawTarget) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg}").expect("a template");
+    ProgressBar::with_draw_target(None, target).with_style(style)
+}
+
+impl Watcher for Watch {
+    fn look(&mut self, account: &Value) {
+        let standing = Standing::of(account);
+        if let Some(screen) = &self.screen {
+            screen.set_message(Panel(&self.name, &standing).to_string());
+        } else if self.is_news(account) {
+            let object = json!({ "event": "progress", "name": self.name, "migration": account });
+            self.messages.result(&standing, &object);
+        }
+    }
+
+    fn end(&mut self, account: Option<&Value>) {
+        if let Some(account) = account {
+            self.look(account);
+        }
+        if let Some(screen) = self.screen.take() {
+            screen.abandon();
+        }
+    }
+}
+
+/// What an account says, in the units in which people read it.
+struct Standing {
+    phase: &'static str,
+    round: u64,
+    sent: Size,
+    left: Size,
+    total: Size,
+    writes_per_second: Size,
+    takes_per_second: Size,
+    expected_pause_ms: Option<u64>,
+    pause_us: Option<u64>,
+    passed_ms: u64,
+    to: Option<String>,
+    /// It is the receiver's side, which does not know what is left.
+    arrives: bool,
+}
+
+impl Standing {
+    fn of(account: &Value) -> Self {
+        let ram = &account["ram"];
+        let number = |name: &str| ram[name].as_u64().unwrap_or_default();
+        let megabits = ram["mbps"].as_f64().unwrap_or_default();
+        Self {
+            phase: status_of(account).qmp_name(),
+            round: number("dirty-sync-count"),
+            sent: Size(number("transferred")),
+            left: Size(number("remaining")),
+            total: Size(number("total")),
+            writes_per_second: Size(number("dirty-pages-rate").saturating_mul(number("page-size"))),
+            takes_per_second: Size(bytes(megabits)),
+            expected_pause_ms: account["expected-downtime"].as_u64(),
+            pause_us: account["x-tern-downtime-us"].as_u64(),
+            passed_ms: account["total-time"].as_u64().unwrap_or_default(),
+            to: account["x-tern-to"].as_str().map(str::to_owned),
+            arrives: account["x-tern-listening"].is_string(),
+        }
+    }
+
+    fn pause(&self) -> Option<String> {
+        match (self.pause_us, self.expected_pause_ms) {
+            (Some(pause), _) => Some(format!("{}.{} ms", pause / 1000, pause % 1000 / 100)),
+            (None, Some(expected)) => Some(format!("{expected} ms expected")),
+            (None, None) => None,
+        }
+    }
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a conversion of floats saturates, and a rate for people needs no more"
+)]
+fn bytes(megabits: f64) -> u64 {
+    (megabits * 1e6 / 8.0) as u64
+}
+
+impl fmt::Display for Standing {
+    /// One line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.phase)?;
+        if self.round > 0 {
+            write!(f, ", round {}", self.round)?;
+        }
+        if self.arrives {
+            write!(f, ": {} received", self.sent)?;
+        } else if self.total.0 > 0 {
+            write!(f, ": {} sent, {} of {} left", self.sent, self.left, self.total)?;
+        }
+        if self.takes_per_second.0 > 0 {
+            write!(f, ", the connection takes {}/s", self.takes_per_second)?;
+        }
+        if self.writes_per_second.0 > 0 {
+            write!(f, ", the guest writes {}/s", self.writes_per_second)?;
+        }
+        match self.pause() {
+            Some(pause) => write!(f, ", pause {pause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The VM and how it stands, in lines of a fixed place.
+struct Panel<'a>(&'a str, &'a Standing);
+
+impl fmt::Display for Panel<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const WIDTH: u64 = 30;
+        let Self(name, standing) = self;
+        let to = standing.to.as_deref().map(|to| format!(" -> {to}")).unwrap_or_default();
+        writeln!(f, "{name}{to}  {}.{} s", standing.passed_ms / 1000, standing.passed_ms % 1000 / 100)?;
+        let round = standing.round;
+        if standing.arrives {
+            writeln!(f, "{}", standing.phase)?;
+            writeln!(f, "  round         {round}")?;
+            return write!(f, "  received      {} of {} of memory", standing.sent, standing.total);
+        }
+        let done = standing.total.0.saturating_sub(standing.left.0);
+        let filled = done.saturating_mul(WIDTH).checked_div(standing.total.0).unwrap_or(0).min(WIDTH);
+        let bar: String = (0..WIDTH).map(|at| if at < filled { '#' } else { '.' }).collect();
+        writeln!(f, "[{bar}] {}", standing.phase)?;
+        writeln!(f, "  round         {round}")?;
+        writeln!(f, "  sent          {}", standing.sent)?;
+        writeln!(f, "  left          {} of {}", standing.left, standing.total)?;
+        writeln!(f, "  guest writes  {}/s", standing.writes_per_second)?;
+        writeln!(f, "  connection    {}/s", standing.takes_per_second)?;
+        write!(f, "  pause         {}", standing.pause().as_deref().unwrap_or("-"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::InMemoryTerm;
+
+    fn account(remaining: u64) -> Value {
+        json!({
+            "status": "active", "total-time": 12_345, "expected-downtime": 7, "x-tern-to": "tcp:h:1",
+            "ram": {
+                "transferred": 300 << 20, "remaining": remaining, "total": 256 << 20, "dirty-sync-count": 2,
+                "dirty-pages-rate": 256, "page-size": 4096, "mbps": 838.860_8,
+            },
+        })
+    }
+
+    #[test]
+    fn a_line_says_how_it_stands_and_leaves_out_what_is_not_known_yet() {
+        assert_eq!(
+            Standing::of(&account(64 << 20)).to_string(),
+            "active, round 2: 300 MiB sent, 64 MiB of 256 MiB left, the connection takes 100 MiB/s, the guest writes 1 MiB/s, \
+             pause 7 ms expected"
+        );
+        assert_eq!(Standing::of(&json!({ "status": "setup", "total-time": 1 })).to_string(), "setup");
+    }
+
+    #[test]
+    fn a_receiver_says_what_has_come_and_not_what_is_left() {
+        let mut account = account(0);
+        account["x-tern-to"] = Value::Null;
+        account["x-tern-listening"] = json!("tcp:h:1");
+        let standing = Standing::of(&account);
+        assert!(standing.to_string().starts_with("active, round 2: 300 MiB received"), "{standing}");
+        let panel = Panel("a", &standing).to_string();
+        assert!(panel.contains("received      300 MiB") && !panel.contains("left"), "{panel}");
+    }
+
+    #[test]
+    fn the_passing_of_time_alone_is_no_news() {
+        let mut watch = Watch {
+            name: "a".to_owned(),
+            messages: Messages::new(true),
+            screen: None,
+            told: None,
+        };
+        assert!(watch.is_news(&account(2)));
+        let mut later = account(2);
+        later["total-time"] = json!(99_999);
+        assert!(!watch.is_news(&later));
+        assert!(watch.is_news(&account(1)));
+    }
+
+    #[test]
+    fn a_screen_is_redrawn_in_place_and_its_last_state_stays() {
+        let terminal = InMemoryTerm::new(20, 80);
+        let mut watch = Watch {
+            name: "a".to_owned(),
+            messages: Messages::new(false),
+            screen: Some(screen(ProgressDrawTarget::term_like(Box::new(terminal.clone())))),
+            told: None,
+        };
+        watch.look(&account(128 << 20));
+        let first = terminal.contents();
+        assert!(first.starts_with("a -> tcp:h:1  12.3 s\n[###############...............] active\n"), "{first}");
+        watch.end(Some(&account(0)));
+        let last = terminal.contents();
+        assert_eq!(last.lines().count(), 8, "{last}");
+        assert!(last.contains("[##############################]") && last.contains("left          0 B of 256 MiB"), "{last}");
+    }
+
+    #[test]
+    fn no_account_whatever_breaks_the_view() {
+        for odd in [json!(null), json!({ "ram": 7 }), json!({ "ram": { "remaining": u64::MAX, "total": 1, "mbps": -1.0 } })] {
+            let standing = Standing::of(&odd);
+            assert!(!Panel("a", &standing).to_string().is_empty() && standing.phase == "none");
+        }
+    }
+}
