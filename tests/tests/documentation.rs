@@ -80,3 +80,39 @@ fn every_file_that_the_documents_name_exists() {
         }
     }
 }
+
+/// Every Rust source below `folder`, as one text.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(path).expect("a source"));
+        }
+    }
+}
+
+#[test]
+fn every_obligation_of_the_object_model_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut text = String::new();
+    for layer in ["vmstate", "hw", "migration", "vmm", "tests"] {
+        sources(&root.join(layer), &mut text);
+    }
+    let page = std::fs::read_to_string(root.join("docs/object-model.md")).expect("the page");
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    // The first row of a table is its head.
+    let rows: Vec<_> = rows.filter(|row| !row.starts_with("| obligation")).collect();
+    assert!(rows.len() > 20, "the page has {} obligations", rows.len());
+    for row in rows {
+        let (_, tests) = row.trim_end_matches(" |").rsplit_once(" | ").expect("two columns");
+        let tests: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            assert!(text.contains(&format!("fn {test}()")), "there is no test {test}: {row}");
+        }
+    }
+}

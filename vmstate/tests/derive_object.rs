@@ -64,7 +64,18 @@ fn a_type_declared_in_any_linked_crate_is_gathered_in_its_phase() {
     assert_eq!(declared(Phase::Qom), ["chip", "resettable", "stuck"]);
     assert_eq!(declared(Phase::Machine), ["chip-b"]);
     let names: Vec<_> = types().names().collect();
-    assert_eq!(names, ["chip", "chip-b", "container", "object", "resettable", "stuck"]);
+    assert_eq!(
+        names,
+        [
+            "chip",
+            "chip-b",
+            "container",
+            "object",
+            "resettable",
+            "stuck",
+            "user-creatable"
+        ]
+    );
 }
 
 #[test]

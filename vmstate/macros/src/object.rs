@@ -180,19 +180,27 @@ fn property(part: &Ident, Marked { field, name, mark }: &Marked) -> Option<Token
             let min = options.min.as_ref().map(|min| quote!(.min(&(#min))));
             let max = options.max.as_ref().map(|max| quote!(.max(&(#max))));
             let size = options.size.then(|| quote!(.size()));
+            let live = options.live.then(|| quote!(.live()));
             Some(quote_spanned! {ty.span()=>
                 ::vmstate::qom::ConfigProperty::new(#external, |part: &#part| &part.#name, #default)
-                    .describe(#description) #min #max #size
+                    .describe(#description) #min #max #size #live
                     .build()
             })
         }
         Mark::Link {
             name: given,
             description,
+            check,
+            live,
         } => {
             let (external, description) = (external(given), text(description));
+            let check = match check {
+                Some(check) => quote!(::core::option::Option::Some(#check)),
+                None => quote!(::core::option::Option::None),
+            };
+            let live = live.then(|| quote!(.live()));
             Some(quote_spanned! {ty.span()=>
-                <#ty>::property(#external, #description, |part: &#part| &part.#name)
+                <#ty>::property(#external, #description, |part: &#part| &part.#name, #check) #live
             })
         }
         Mark::Plain { .. } | Mark::State { .. } => None,
@@ -224,6 +232,7 @@ fn type_name(given: &Expr) -> TokenStream {
         && last.ident.to_string().contains(char::is_lowercase)
     {
         return quote_spanned! {given.span()=> {
+            #[allow(unused_imports, reason = "an interface has a constant of its own")]
             use ::vmstate::qom::ObjectPart as _;
             <#path>::TYPE
         }};

@@ -38,6 +38,14 @@ pub enum AddChildError {
         /// The name.
         name: String,
     },
+    /// The name asks for a number, and what it would be given to has state.
+    #[error(
+        "'{name}' cannot be numbered automatically: what has state is named in what is saved, so give it a name of its own"
+    )]
+    Stateful {
+        /// The name.
+        name: String,
+    },
     /// The parent is being finalised.
     #[error("the object that would own '{name}' is being finalised")]
     ParentGone {
@@ -46,8 +54,13 @@ pub enum AddChildError {
     },
 }
 
-/// Checks that `name` can be a component of a path. Names are what the author or the user gave: there is no automatic
-/// numbering, because the name of an object with state is written into streams.
+impl AddChildError {
+    pub(super) fn stateful(name: &str) -> Self {
+        Self::Stateful { name: name.to_owned() }
+    }
+}
+
+/// Checks that `name` can be a component of a path. What ends in `[*]` asks for a number, and is no name yet.
 ///
 /// # Errors
 ///
@@ -65,7 +78,7 @@ pub fn check_child_name(name: &str) -> Result<(), AddChildError> {
     } else if name.contains(char::is_control) {
         "it holds a control character"
     } else if name.ends_with("[*]") {
-        "objects are not numbered automatically"
+        "it ends in '[*]', which asks for a number"
     } else {
         return Ok(());
     };

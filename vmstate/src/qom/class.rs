@@ -28,7 +28,7 @@ pub struct Class {
     lineage: Vec<&'static TypeInfo>,
     interfaces: BTreeSet<&'static str>,
     data: Vec<Box<dyn ClassData>>,
-    properties: BTreeMap<&'static str, Arc<Property>>,
+    properties: BTreeMap<Arc<str>, Arc<Property>>,
 }
 
 impl Class {
@@ -37,7 +37,7 @@ impl Class {
     pub(super) fn initialise(
         info: &'static TypeInfo,
         parent: Option<Arc<Class>>,
-        own_interfaces: impl IntoIterator<Item = &'static str>,
+        own_interfaces: impl IntoIterator<Item = &'static TypeInfo>,
         own_properties: &[Arc<Property>],
     ) -> Self {
         let mut class = match &parent {
@@ -46,12 +46,16 @@ impl Class {
         };
         class.parent = parent;
         class.lineage.push(info);
-        class.interfaces.extend(own_interfaces);
+        for interface in own_interfaces {
+            if class.interfaces.insert(interface.name) {
+                class.data.extend(interface.class_data.map(|make| make()));
+            }
+        }
         class.data.extend(info.class_data.map(|make| make()));
         class.properties.extend(
             own_properties
                 .iter()
-                .map(|property| (property.name(), Arc::clone(property))),
+                .map(|property| (Arc::from(property.name()), Arc::clone(property))),
         );
         let ancestors = class
             .parent
@@ -257,6 +261,37 @@ mod tests {
                 .all(|name| child.is_a(name))
         );
         assert!(!child.is_a("container"));
+    }
+
+    #[test]
+    fn a_class_that_implements_an_interface_has_the_interfaces_class_data_as_its_own() {
+        static VIEWED: TypeInfo = TypeInfo {
+            class_data: Some(|| Box::new(Extra(1))),
+            ..TypeInfo::interface("viewed", "here")
+        };
+        static ONE: TypeInfo = TypeInfo {
+            interfaces: &["viewed"],
+            class_init: Some(|class| class.data_mut::<Extra>().expect("of the interface").0 = 2),
+            ..TypeInfo::new("one", StateDecl::Stateless, "here")
+        };
+        static BELOW: TypeInfo = TypeInfo {
+            parent: Some("one"),
+            interfaces: &["viewed"],
+            ..TypeInfo::new("below", StateDecl::Stateless, "here")
+        };
+        static OTHER: TypeInfo = TypeInfo {
+            interfaces: &["viewed"],
+            ..TypeInfo::new("other", StateDecl::Stateless, "here")
+        };
+        let types = TypeTable::build([&VIEWED, &ONE, &BELOW, &OTHER]).expect("they fit");
+        let extra = |name| {
+            types
+                .class(name)
+                .expect("declared")
+                .data::<Extra>()
+                .map(|extra| extra.0)
+        };
+        assert_eq!(["one", "below", "other"].map(extra), [Some(2), Some(2), Some(1)]);
     }
 
     #[test]

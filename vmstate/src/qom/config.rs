@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use parking_lot::RwLock;
 
-use super::property::Access;
+use super::property::{Access, Refused};
 use super::{ObjectPart, Property, PropertyKind, PropertyValue};
 
 /// The value of a `#[config(property)]` field. It changes only through the object's properties, which check it.
@@ -77,6 +77,51 @@ macro_rules! number {
             }
         }
     )*};
+}
+
+/// A choice among names: what a property is whose values are the variants of an enum.
+///
+/// ```
+/// use vmstate::qom::{ConfigEnum, ConfigValue};
+///
+/// #[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// enum Parity {
+///     #[default]
+///     None,
+///     Even,
+/// }
+///
+/// impl ConfigEnum for Parity {
+///     const NAME: &'static str = "parity";
+///     const VALUES: &'static [(&'static str, Self)] = &[("none", Self::None), ("even", Self::Even)];
+/// }
+/// assert_eq!(Parity::kind().to_string(), "one of none, even");
+/// ```
+pub trait ConfigEnum: Copy + Default + PartialEq + Send + Sync + 'static {
+    /// What the enum is called where types are listed.
+    const NAME: &'static str;
+    /// Each value with the name by which a user gives it.
+    const VALUES: &'static [(&'static str, Self)];
+}
+
+impl<T: ConfigEnum> ConfigValue for T {
+    fn kind() -> PropertyKind {
+        PropertyKind::Enum {
+            name: T::NAME,
+            values: T::VALUES.iter().map(|(name, _)| *name).collect(),
+        }
+    }
+
+    fn to_property(&self) -> PropertyValue {
+        let named = T::VALUES.iter().find(|(_, value)| value == self);
+        PropertyValue::Str(named.map(|(name, _)| (*name).to_owned()).unwrap_or_default())
+    }
+
+    fn from_property(value: &PropertyValue) -> Option<Self> {
+        let PropertyValue::Str(text) = value else { return None };
+        let named = T::VALUES.iter().find(|(name, _)| name == text);
+        named.map(|(_, value)| *value)
+    }
 }
 
 number!(Uint, u64, u8, u16, u32, u64);
@@ -157,6 +202,7 @@ pub struct ConfigProperty<P, T> {
     default: T,
     kind: PropertyKind,
     description: &'static str,
+    live: bool,
     of: PhantomData<fn(P) -> T>,
 }
 
@@ -170,6 +216,7 @@ impl<P: ObjectPart, T: ConfigValue> ConfigProperty<P, T> {
             default,
             kind: T::kind(),
             description: "",
+            live: false,
             of: PhantomData,
         }
     }
@@ -202,11 +249,18 @@ impl<P: ObjectPart, T: ConfigValue> ConfigProperty<P, T> {
         self
     }
 
+    /// Lets it be set while the object is in use.
+    #[must_use]
+    pub fn live(mut self) -> Self {
+        self.live = true;
+        self
+    }
+
     /// The property.
     #[must_use]
     pub fn build(self) -> Property {
-        let field = self.field;
-        Property::with_access(
+        let (field, live) = (self.field, self.live);
+        let property = Property::with_access(
             self.name,
             self.description,
             self.kind,
@@ -214,11 +268,12 @@ impl<P: ObjectPart, T: ConfigValue> ConfigProperty<P, T> {
             Access::Value {
                 get: Box::new(move |object| field(object.own_part::<P>()).get().to_property()),
                 set: Some(Box::new(move |object, value| {
-                    let value = T::from_property(value)?;
+                    let value = T::from_property(value).ok_or(Refused::Kind)?;
                     *field(object.own_part::<P>()).value.write() = value;
-                    Some(())
+                    Ok(())
                 })),
             },
-        )
+        );
+        if live { property.live() } else { property }
     }
 }

@@ -19,35 +19,45 @@
 mod child_name;
 mod class;
 mod config;
+mod defaults;
 mod handle;
 mod link;
 mod object;
+mod own_property;
 mod phase;
 mod property;
 mod property_access;
 mod property_value;
+mod resolve;
 pub mod sections;
 mod state_binding;
 mod tree;
 mod type_info;
 mod type_table;
 mod type_table_error;
+mod user_creatable;
 
 pub use child_name::{AddChildError, check_child_name};
 pub use class::{Class, ClassData};
-pub use config::{Config, ConfigProperty, ConfigValue};
+pub use config::{Config, ConfigEnum, ConfigProperty, ConfigValue};
+pub use defaults::{GlobalError, GlobalProperty, NewObjectError, ParseGlobalError, PropertyDefaults};
 pub use handle::{Obj, ObjectPart, WeakObj};
-pub use link::Link;
+pub use link::{Link, LinkCheck, StrongLink};
 pub use object::{Object, ObjectError};
+pub use own_property::AddPropertyError;
 pub use phase::{DECLARATIONS, Declaration, Phase};
 pub use property::{Property, PropertyInfo};
 pub use property_access::PropertyError;
 pub use property_value::{NotAPropertyValue, PropertyKind, PropertyValue};
+pub use resolve::ResolveError;
 pub use state_binding::{HookTable, Install, StateBinding, StateCell, StatePart};
 pub use tree::Container;
 pub use type_info::{OBJECT, StateDecl, TypeInfo, TypeKind};
 pub use type_table::TypeTable;
 pub use type_table_error::TypeTableError;
+pub use user_creatable::{
+    USER_OBJECTS, UserCreatable, UserCreatableClass, UserObjectError, add_user_object, delete_user_object,
+};
 /// Declares a type of the object model: the struct becomes the part that the type adds to its objects.
 ///
 /// ```
@@ -113,8 +123,8 @@ pub use type_table_error::TypeTableError;
 ///
 /// | mark | for | type of the field |
 /// | --- | --- | --- |
-/// | `#[config(property, ...)]` | configuration that a user or recipe sets until the object is frozen; options `default`, `min`, `max`, `size` (a number of bytes), `description`, `name` (the field's in kebab-case unless given) | [`Config<T>`](Config) |
-/// | `#[config(link, ...)]` | a reference to another object; options `description`, `name` | [`Link<T>`](Link) |
+/// | `#[config(property, ...)]` | configuration that a user or recipe sets until the object is frozen; options `default`, `min`, `max`, `size` (a number of bytes), `live` (can be set afterwards, too), `description`, `name` (the field's in kebab-case unless given) | [`Config<T>`](Config) |
+/// | `#[config(link, ...)]` | a reference to another object; options `check` (a [`LinkCheck`]), `live`, `description`, `name` | [`Link<T>`](Link), or [`StrongLink<T>`](StrongLink), which keeps its target alive |
 /// | `#[config]` | configuration that the program sets | any |
 /// | `#[runtime]` | what is made anew when the object comes to life | any |
 /// | `#[state]` | what the guest can change; one field, so that it is taken out whole | `parking_lot::Mutex<S>`, `S` derives [`VmState`](macro@crate::VmState) |

@@ -1,13 +1,14 @@
 //! An object: a header, and one part per class of its chain.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
 use super::tree::Node;
-use super::{Class, ObjectPart, StateBinding, StateDecl, TypeInfo, TypeKind, TypeTable};
+use super::{Class, ObjectPart, Property, StateBinding, StateDecl, TypeInfo, TypeKind, TypeTable};
 
 /// An instance of a type. It lives in an [`Arc`]: one is held by its place in the composition tree, others by whoever
 /// uses it.
@@ -23,6 +24,8 @@ pub struct Object {
     pub(super) node: Node,
     /// Setting a property holds this for reading, so that nothing changes after [`Object::freeze`] has returned.
     pub(super) frozen: RwLock<bool>,
+    /// Properties of this object alone: most have none.
+    pub(super) own_properties: RwLock<BTreeMap<Arc<str>, Arc<Property>>>,
 }
 
 /// Why no object could be made.
@@ -67,6 +70,7 @@ impl Object {
             parts,
             node: Node::default(),
             frozen: RwLock::new(false),
+            own_properties: RwLock::default(),
         });
         let lineage = object.class.lineage();
         for init in lineage.iter().filter_map(|info| info.instance_init) {
@@ -163,6 +167,13 @@ impl Object {
                 StateDecl::Stateless | StateDecl::Unmigratable(_) => None,
             })
             .collect()
+    }
+
+    /// Whether any class of the chain describes state.
+    #[must_use]
+    pub fn has_state(&self) -> bool {
+        let described = |info: &&TypeInfo| matches!(info.state, StateDecl::Described(_));
+        self.class.lineage().iter().any(described)
     }
 
     /// Why the object cannot be saved, if a class of its chain says so.

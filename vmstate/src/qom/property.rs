@@ -1,50 +1,65 @@
 //! What properties are; how objects answer for them is in `property_access`.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::{Object, PropertyKind, PropertyValue};
 
-/// A property of a class.
+/// A property of a class, or of one object.
 pub struct Property {
-    name: &'static str,
+    name: Cow<'static, str>,
     description: &'static str,
     kind: PropertyKind,
     default: Option<PropertyValue>,
+    live: bool,
     pub(super) access: Access,
 }
 
 type Get<T> = Box<dyn Fn(&Object) -> T + Send + Sync>;
-/// Returns `None` where the value, although of the property's kind, is refused.
-type Set<T> = Box<dyn Fn(&Object, &T) -> Option<()> + Send + Sync>;
+type Set<T, R> = Box<dyn Fn(&Object, &T) -> Result<R, Refused> + Send + Sync>;
+/// What a link leads to.
+type Target = Option<Arc<Object>>;
+
+/// Why a value is refused that is of the property's kind.
+pub(super) enum Refused {
+    /// The type behind the property is narrower than its kind, or the target of a link is of another type.
+    Kind,
+    /// The property's check objects, for this reason.
+    Because(String),
+}
 
 /// How an object's value is reached.
 pub(super) enum Access {
     /// A value, and without `set` one that is only shown.
     Value {
         get: Get<PropertyValue>,
-        set: Option<Set<PropertyValue>>,
+        set: Option<Set<PropertyValue, ()>>,
     },
-    /// A link to an object elsewhere in the tree.
+    /// A link to an object elsewhere in the tree, and without `set` one that only the program makes.
     Link {
-        get: Get<Option<Arc<Object>>>,
-        set: Set<Option<Arc<Object>>>,
+        get: Get<Target>,
+        /// Gives back what the link held until then, which dies when nobody else holds it: not under a lock.
+        set: Option<Set<Target, Target>>,
     },
+    /// Another name for `property` of `target`.
+    Alias { target: Weak<Object>, property: String },
 }
 
 impl Property {
     pub(super) fn with_access(
-        name: &'static str,
+        name: impl Into<Cow<'static, str>>,
         description: &'static str,
         kind: PropertyKind,
         default: Option<PropertyValue>,
         access: Access,
     ) -> Self {
         Self {
-            name,
+            name: name.into(),
             description,
             kind,
             default,
+            live: false,
             access,
         }
     }
@@ -52,7 +67,7 @@ impl Property {
     /// A property that is computed, and only shown.
     #[must_use]
     pub fn read_only(
-        name: &'static str,
+        name: impl Into<Cow<'static, str>>,
         description: &'static str,
         kind: PropertyKind,
         get: impl Fn(&Object) -> PropertyValue + Send + Sync + 'static,
@@ -69,10 +84,22 @@ impl Property {
         )
     }
 
-    /// The name, unique in the chain of a class.
+    /// The same, but it can be set while the object is in use.
     #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn live(mut self) -> Self {
+        self.live = true;
+        self
+    }
+
+    pub(super) fn named(mut self, name: String) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The name, unique in the chain of a class and among what its objects have of their own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the property is for.
@@ -96,7 +123,16 @@ impl Property {
     /// Whether it can be set at all, before the object is frozen.
     #[must_use]
     pub fn is_settable(&self) -> bool {
-        !matches!(self.access, Access::Value { set: None, .. })
+        !matches!(
+            self.access,
+            Access::Value { set: None, .. } | Access::Link { set: None, .. }
+        )
+    }
+
+    /// Whether it can be set while the object is in use: only where its author says so.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live
     }
 
     /// What a user is told about it, of an object that is not in use yet.

@@ -1,9 +1,9 @@
 //! How an object answers for its properties.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::property::Access;
-use super::{Object, Property, PropertyInfo, PropertyKind, PropertyValue};
+use super::property::{Access, Refused};
+use super::{Object, Property, PropertyInfo, PropertyKind, PropertyValue, ResolveError};
 
 /// Why a property could not be read or set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,26 @@ pub enum PropertyError {
         /// The type that the link takes.
         expected: &'static str,
     },
+    /// The property's check objects to a value of the right kind.
+    #[error("property '{name}' of {path} cannot be '{value}': {reason}")]
+    Refused {
+        /// The object.
+        path: String,
+        /// The property.
+        name: String,
+        /// The value, as the user gave it.
+        value: String,
+        /// What the check says.
+        reason: String,
+    },
+    /// An alias has outlived the object that it stands for a property of.
+    #[error("property '{name}' of {path} stands for one of an object that is gone")]
+    AliasOfNothing {
+        /// The object with the alias.
+        path: String,
+        /// The alias.
+        name: String,
+    },
     /// The property is no link.
     #[error("property '{name}' of {path} is no link")]
     NoLink {
@@ -87,9 +107,9 @@ impl Object {
     /// What properties the object has, children included, sorted by name.
     #[must_use]
     pub fn properties(&self) -> Vec<PropertyInfo> {
-        let frozen = self.is_frozen();
-        let of_class = self.class().properties().map(|property| PropertyInfo {
-            settable: property.is_settable() && !frozen,
+        let own = self.own_properties.read().values().cloned().collect::<Vec<_>>();
+        let described = self.class().properties().chain(&own).map(|property| PropertyInfo {
+            settable: self.is_settable_now(property),
             ..property.info()
         });
         let children = self.child_names().into_iter().map(|(name, child)| PropertyInfo {
@@ -99,25 +119,46 @@ impl Object {
             default: None,
             settable: false,
         });
-        let mut all: Vec<_> = of_class.chain(children).collect();
+        let mut all: Vec<_> = described.chain(children).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Of an alias, what it stands for decides.
+    fn is_settable_now(&self, property: &Property) -> bool {
+        match &property.access {
+            Access::Alias { target, property } => target.upgrade().is_some_and(|target| {
+                let found = target.find_property(property);
+                found.is_some_and(|found| target.is_settable_now(&found))
+            }),
+            Access::Value { .. } | Access::Link { .. } => {
+                property.is_settable() && (property.is_live() || !self.is_frozen())
+            }
+        }
+    }
+
+    /// The property `name` of the class or of this object alone.
+    #[must_use]
+    pub fn find_property(&self, name: &str) -> Option<Arc<Property>> {
+        let of_class = self.class().property(name).cloned();
+        of_class.or_else(|| self.own_properties.read().get(name).cloned())
     }
 
     /// The value of a property. That of a link or a child is the canonical path of its object.
     ///
     /// # Errors
     ///
-    /// [`PropertyError::Unknown`].
+    /// [`PropertyError::Unknown`], or an alias whose target is gone.
     pub fn property(&self, name: &str) -> Result<PropertyValue, PropertyError> {
-        let Some(property) = self.class().property(name) else {
+        let Some(property) = self.find_property(name) else {
             let child = self.child(name).ok_or_else(|| self.unknown_property(name))?;
             return Ok(PropertyValue::Link(Some(child.path())));
         };
-        Ok(match &property.access {
-            Access::Value { get, .. } => get(self),
-            Access::Link { get, .. } => PropertyValue::Link(get(self).map(|target| target.path())),
-        })
+        match &property.access {
+            Access::Value { get, .. } => Ok(get(self)),
+            Access::Link { get, .. } => Ok(PropertyValue::Link(get(self).map(|target| target.path()))),
+            Access::Alias { target, property } => self.alias_target(name, target)?.property(property),
+        }
     }
 
     /// Sets a property. Text is read as a user writes it, whatever the property's kind.
@@ -132,18 +173,17 @@ impl Object {
     fn set_checked(&self, name: &str, value: &PropertyValue) -> Result<(), PropertyError> {
         let property = self.settable_property(name)?;
         let accepted = property.kind().accept(value);
-        let bad_value = || self.bad_value(property, value);
         match (&property.access, accepted) {
-            (_, None) | (Access::Value { set: None, .. }, _) => Err(bad_value()),
-            (Access::Value { set: Some(set), .. }, Some(accepted)) => {
-                self.while_unfrozen(name, || set(self, &accepted).ok_or_else(bad_value))
-            }
+            (Access::Alias { target, property }, _) => self.alias_target(name, target)?.set_checked(property, value),
+            (_, None) | (Access::Value { set: None, .. }, _) => Err(self.bad_value(&property, value)),
+            (Access::Value { set: Some(set), .. }, Some(accepted)) => self.while_settable(&property, || {
+                set(self, &accepted).map_err(|refused| match refused {
+                    Refused::Kind => self.bad_value(&property, value),
+                    Refused::Because(reason) => self.refused_value(&property, value, reason),
+                })
+            }),
             (Access::Link { .. }, Some(PropertyValue::Link(Some(target)))) => {
-                let found = self.resolve(&target).ok_or_else(|| PropertyError::NoTarget {
-                    path: self.path(),
-                    name: name.to_owned(),
-                    target,
-                })?;
+                let found = self.link_target(&property, target)?;
                 self.set_link(name, Some(&found))
             }
             (Access::Link { .. }, Some(_)) => self.set_link(name, None),
@@ -162,41 +202,83 @@ impl Object {
     /// The object that the link or child `name` leads to.
     #[must_use]
     pub fn link(&self, name: &str) -> Option<Arc<Object>> {
-        match self.class().property(name) {
+        match self.find_property(name) {
             Some(property) => match &property.access {
                 Access::Link { get, .. } => get(self),
+                Access::Alias { target, property } => target.upgrade()?.link(property),
                 Access::Value { .. } => None,
             },
             None => self.child(name),
         }
     }
 
-    /// Lets the link `name` lead to `target`, or nowhere. The link does not keep its target alive.
+    /// Lets the link `name` lead to `target`, or nowhere.
     ///
     /// # Errors
     ///
     /// [`PropertyError`]; the link is unchanged then.
     pub fn set_link(&self, name: &str, target: Option<&Arc<Object>>) -> Result<(), PropertyError> {
         let property = self.settable_property(name)?;
-        let (Access::Link { set, .. }, PropertyKind::Link(expected)) = (&property.access, property.kind()) else {
-            return Err(PropertyError::NoLink {
-                path: self.path(),
-                name: name.to_owned(),
-            });
+        let (set, expected) = match (&property.access, property.kind()) {
+            (Access::Alias { target: of, property }, _) => {
+                return self.alias_target(name, of)?.set_link(property, target);
+            }
+            (Access::Link { set: Some(set), .. }, PropertyKind::Link(expected)) => (set, *expected),
+            _ => {
+                return Err(PropertyError::NoLink {
+                    path: self.path(),
+                    name: name.to_owned(),
+                });
+            }
         };
-        self.while_unfrozen(name, || {
-            set(self, &target.cloned()).ok_or_else(|| PropertyError::WrongTarget {
-                path: self.path(),
-                name: name.to_owned(),
-                target: target.map(|target| target.path()).unwrap_or_default(),
-                is: target.map_or("", |target| target.type_name()),
-                expected,
+        let target_path = || target.map(|target| target.path()).unwrap_or_default();
+        let displaced = self.while_settable(&property, || {
+            set(self, &target.cloned()).map_err(|refused| match refused {
+                Refused::Kind => PropertyError::WrongTarget {
+                    path: self.path(),
+                    name: name.to_owned(),
+                    target: target_path(),
+                    is: target.map_or("", |target| target.type_name()),
+                    expected,
+                },
+                Refused::Because(reason) => self.refused_value(&property, &PropertyValue::Str(target_path()), reason),
             })
+        });
+        // Whatever dies of this does so without a lock.
+        displaced.map(drop)
+    }
+
+    /// The object that a user means by `target`: a path, absolute or from here, or the end of one.
+    fn link_target(&self, property: &Property, target: String) -> Result<Arc<Object>, PropertyError> {
+        if let Some(found) = self.resolve(&target) {
+            return Ok(found);
+        }
+        let of_type = match property.kind() {
+            PropertyKind::Link(expected) => Some(*expected),
+            _ => None,
+        };
+        self.find(&target, of_type).map_err(|error| match error {
+            ResolveError::Ambiguous { .. } => {
+                let reason = error.to_string();
+                self.refused_value(property, &PropertyValue::Str(target), reason)
+            }
+            ResolveError::NotFound { .. } => PropertyError::NoTarget {
+                path: self.path(),
+                name: property.name().to_owned(),
+                target,
+            },
         })
     }
 
-    fn settable_property(&self, name: &str) -> Result<&Arc<Property>, PropertyError> {
-        match self.class().property(name) {
+    fn alias_target(&self, name: &str, target: &Weak<Object>) -> Result<Arc<Object>, PropertyError> {
+        target.upgrade().ok_or_else(|| PropertyError::AliasOfNothing {
+            path: self.path(),
+            name: name.to_owned(),
+        })
+    }
+
+    fn settable_property(&self, name: &str) -> Result<Arc<Property>, PropertyError> {
+        match self.find_property(name) {
             Some(property) if property.is_settable() => Ok(property),
             Some(_) => Err(PropertyError::ReadOnly {
                 path: self.path(),
@@ -210,18 +292,22 @@ impl Object {
         }
     }
 
-    fn while_unfrozen(&self, name: &str, set: impl FnOnce() -> Result<(), PropertyError>) -> Result<(), PropertyError> {
+    fn while_settable<R>(
+        &self,
+        property: &Property,
+        set: impl FnOnce() -> Result<R, PropertyError>,
+    ) -> Result<R, PropertyError> {
         let frozen = self.frozen.read();
-        if *frozen {
+        if *frozen && !property.is_live() {
             return Err(PropertyError::Frozen {
                 path: self.path(),
-                name: name.to_owned(),
+                name: property.name().to_owned(),
             });
         }
         set()
     }
 
-    fn unknown_property(&self, name: &str) -> PropertyError {
+    pub(super) fn unknown_property(&self, name: &str) -> PropertyError {
         let known: Vec<_> = self.properties().into_iter().map(|property| property.name).collect();
         PropertyError::Unknown {
             path: self.path(),
@@ -243,6 +329,15 @@ impl Object {
             expected: property.kind().to_string(),
         }
     }
+
+    fn refused_value(&self, property: &Property, value: &PropertyValue, reason: String) -> PropertyError {
+        PropertyError::Refused {
+            path: self.path(),
+            name: property.name().to_owned(),
+            value: value.to_string(),
+            reason,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -250,7 +345,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::qom::{Config, Link, Object, ObjectPart, TypeTable};
+    use crate::qom::{Config, ConfigEnum, Link, Obj, Object, ObjectPart, StrongLink, TypeTable};
+
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    enum Duplex {
+        #[default]
+        Full,
+        Half,
+    }
+
+    impl ConfigEnum for Duplex {
+        const NAME: &'static str = "duplex";
+        const VALUES: &'static [(&'static str, Self)] = &[("full", Self::Full), ("half", Self::Half)];
+    }
+
+    /// A card links to another one that is not itself linked to anything.
+    fn no_chains(_: &Object, peer: &Obj<FastCard>) -> Result<(), String> {
+        let leads_on = peer.object().link("backup").is_some();
+        if leads_on {
+            Err(format!("{} has a backup itself", peer.object().path()))
+        } else {
+            Ok(())
+        }
+    }
 
     #[derive(Object)]
     #[object(name = "card", stateless, unregistered)]
@@ -278,6 +395,14 @@ mod tests {
     struct FastCard {
         #[config(property, name = "x-speed", default = 10)]
         speed: Config<u32>,
+        #[config(property)]
+        duplex: Config<Duplex>,
+        #[config(property, live, max = 9)]
+        level: Config<u8>,
+        #[config(link, check = no_chains)]
+        backup: Link<FastCard>,
+        #[config(link, live)]
+        held: StrongLink<Card>,
     }
 
     fn root() -> Arc<Object> {
@@ -308,9 +433,13 @@ mod tests {
         assert_eq!(
             shown,
             [
+                "backup: link<fast-card>",
                 "buffer: size",
+                "duplex: duplex",
+                "held: link<card>",
                 "irq: uint8",
                 "label: str",
+                "level: uint8",
                 "limit: uint32",
                 "msix: bool",
                 "offset: int16",
@@ -441,5 +570,95 @@ mod tests {
         assert_eq!(card.property("peer"), Ok(PropertyValue::Link(Some("/card".to_owned()))));
         card.set_property_str("peer", "").expect("to nothing");
         assert_eq!(card.property("peer"), Ok(PropertyValue::Link(None)));
+    }
+
+    #[test]
+    fn a_choice_is_made_by_name_and_a_wrong_name_refused_with_the_right_ones() {
+        let fast = root().child("fast").expect("there");
+        assert_eq!(fast.property("duplex"), Ok(PropertyValue::from("full")));
+        fast.set_property_str("duplex", "half").expect("a name");
+        assert_eq!(fast.part::<FastCard>().expect("its own").duplex.get(), Duplex::Half);
+        let refused = |value: PropertyValue| fast.set_property("duplex", value).expect_err("no name").to_string();
+        assert!(refused("Half".into()).ends_with("give one of full, half"));
+        assert!(refused(PropertyValue::Uint(1)).ends_with("give one of full, half"));
+    }
+
+    #[test]
+    fn what_is_declared_live_is_set_in_use_with_the_same_checks_and_nothing_else_is() {
+        let root = root();
+        let fast = root.child("fast").expect("there");
+        fast.freeze();
+        fast.set_property("level", 9).expect("live");
+        assert!(matches!(
+            fast.set_property("level", 10),
+            Err(PropertyError::BadValue { .. })
+        ));
+        fast.set_property_str("held", "/card").expect("live");
+        let settable: Vec<_> = fast
+            .properties()
+            .into_iter()
+            .filter(|one| one.settable)
+            .map(|one| one.name)
+            .collect();
+        assert_eq!(settable, ["held", "level"]);
+    }
+
+    #[test]
+    fn a_link_is_refused_by_its_check_with_the_reason() {
+        let root = root();
+        let types = root.types();
+        root.add_child("faster", types.new_object("fast-card").expect("concrete"))
+            .expect("free");
+        let (fast, faster) = (root.child("fast").expect("there"), root.child("faster").expect("there"));
+        fast.set_property_str("backup", "/faster").expect("it leads nowhere");
+        let refused = faster
+            .set_property_str("backup", "/fast")
+            .expect_err("a chain")
+            .to_string();
+        assert_eq!(
+            refused,
+            "property 'backup' of /faster cannot be '/fast': /fast has a backup itself"
+        );
+        assert!(faster.link("backup").is_none());
+        fast.set_property("backup", PropertyValue::Null)
+            .expect("nothing is always allowed");
+        faster.set_property_str("backup", "fast").expect("now it may");
+    }
+
+    #[test]
+    fn a_link_is_set_by_the_end_of_a_path_and_an_ambiguous_one_is_refused_with_the_candidates() {
+        let root = root();
+        let card = root.child("card").expect("there");
+        for name in ["a", "b"] {
+            let folder = root.types().new_object("container").expect("concrete");
+            folder
+                .add_child("nic", root.types().new_object("card").expect("concrete"))
+                .expect("free");
+            root.add_child(name, folder).expect("free");
+        }
+        card.set_property_str("peer", "a/nic").expect("one fits");
+        assert_eq!(
+            card.property("peer"),
+            Ok(PropertyValue::Link(Some("/a/nic".to_owned())))
+        );
+        assert_eq!(
+            card.set_property_str("peer", "nic").expect_err("two fit").to_string(),
+            "property 'peer' of /card cannot be 'nic': 'nic' fits several objects; say which: /a/nic, /b/nic"
+        );
+    }
+
+    #[test]
+    fn a_strong_link_keeps_its_target_alive_and_a_weak_one_does_not() {
+        let root = root();
+        let (card, fast) = (root.child("card").expect("there"), root.child("fast").expect("there"));
+        for link in ["held", "peer"] {
+            fast.set_property_str(link, "/card").expect("of its type");
+        }
+        let weak = Arc::downgrade(&card);
+        card.unparent();
+        drop(card);
+        assert!(fast.link("held").is_some() && fast.link("peer").is_some());
+        fast.set_link("held", None).expect("live");
+        assert!(weak.upgrade().is_none() && fast.link("peer").is_none());
     }
 }

@@ -144,6 +144,13 @@ pub enum PropertyKind {
     },
     /// Text.
     Str,
+    /// One of several names.
+    Enum {
+        /// What the choice is called.
+        name: &'static str,
+        /// The names, in the order of their declaration.
+        values: Vec<&'static str>,
+    },
     /// A value or nothing.
     Optional(Box<PropertyKind>),
     /// A list of values.
@@ -164,6 +171,7 @@ impl PropertyKind {
             Self::Int { bits, .. } => format!("int{bits}"),
             Self::Size { .. } => "size".to_owned(),
             Self::Str => "str".to_owned(),
+            Self::Enum { name, .. } => (*name).to_owned(),
             Self::Optional(kind) => kind.type_name(),
             Self::List(kind) => format!("list<{}>", kind.type_name()),
             Self::Link(target) => format!("link<{target}>"),
@@ -193,6 +201,9 @@ impl PropertyKind {
             (Self::Int { min, max, .. }, _) => {
                 let number = as_i64(value)?;
                 (min..=max).contains(&&number).then_some(PropertyValue::Int(number))
+            }
+            (Self::Enum { values, .. }, PropertyValue::Str(text)) => {
+                values.contains(&text.as_str()).then(|| value.clone())
             }
             (Self::Optional(_), PropertyValue::Null) => Some(PropertyValue::Null),
             (Self::Optional(kind), _) => kind.accept(value),
@@ -262,6 +273,7 @@ impl fmt::Display for PropertyKind {
                 }
             }
             Self::Str => f.write_str("text"),
+            Self::Enum { values, .. } => write!(f, "one of {}", values.join(", ")),
             Self::Optional(kind) => write!(f, "{kind}, or null"),
             Self::List(kind) => write!(f, "a list, each item {kind}"),
             Self::Link(target) => write!(f, "the path of an object of type {target}"),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::own_property::NUMBERED;
 use super::{AddChildError, Object, check_child_name};
 
 /// An object that only holds others: the root of a tree and its folders. Every
@@ -27,6 +28,8 @@ pub(super) struct Node {
 struct Place {
     parent: Weak<Object>,
     name: Arc<str>,
+    /// The name ends in a number that nobody chose: what has state is not to be named after it.
+    numbered: bool,
 }
 
 #[derive(Default)]
@@ -144,34 +147,53 @@ impl Object {
             .map(|child| Arc::clone(&child.object))
     }
 
-    /// Gives `child` its place: `name` below this object, which owns it from then on.
+    /// Gives `child` its place: `name` below this object, which owns it from then on. A name that ends in `[*]` ends in
+    /// the first free number instead.
     ///
     /// # Errors
     ///
-    /// [`AddChildError`]; nothing has changed then.
+    /// [`AddChildError`]; nothing has changed then. What has state is not numbered, nor put below what is: its path is
+    /// written into streams, and must not depend on what else came first.
     pub fn add_child(&self, name: &str, child: impl Into<Arc<Object>>) -> Result<(), AddChildError> {
         let child: Arc<Object> = child.into();
+        if (name.ends_with(NUMBERED) || self.is_numbered()) && child.has_state_below() {
+            return Err(AddChildError::stateful(name));
+        }
+        let Some(base) = name.strip_suffix(NUMBERED) else {
+            return self.add_named(name, &child, false);
+        };
+        check_child_name(base)?;
+        for number in 0_u64.. {
+            match self.add_named(&format!("{base}[{number}]"), &child, true) {
+                Err(AddChildError::NameTaken { .. }) => {}
+                other => return other,
+            }
+        }
+        unreachable!("there are more numbers than children")
+    }
+
+    fn add_named(&self, name: &str, child: &Arc<Object>, numbered: bool) -> Result<(), AddChildError> {
         check_child_name(name)?;
         let taken = |what| AddChildError::NameTaken {
             parent: self.path(),
             what,
             name: name.to_owned(),
         };
-        if self.class().property(name).is_some() {
+        if self.find_property(name).is_some() {
             return Err(taken("property"));
         }
         if self.this().is_none() {
             return Err(AddChildError::ParentGone { name: name.to_owned() });
         }
         let name: Arc<str> = Arc::from(name);
-        self.claim(&child, &name)?;
+        self.claim(child, &name, numbered)?;
         // The place is claimed before the way up is looked at: of two additions that would close a circle together, at
         // least one sees the other's claim.
-        let added = if self.is_at_or_below(&child) {
+        let added = if self.is_at_or_below(child) {
             Err(AddChildError::Cycle {
                 name: name.as_ref().to_owned(),
             })
-        } else if self.adopt(&name, &child) {
+        } else if self.adopt(&name, child) {
             Ok(())
         } else {
             Err(taken("child"))
@@ -182,7 +204,25 @@ impl Object {
         added
     }
 
-    fn claim(&self, child: &Object, name: &Arc<str>) -> Result<(), AddChildError> {
+    /// Whether the object, or one that it is below, has a number for a name.
+    fn is_numbered(&self) -> bool {
+        let numbered = |object: &Object| object.node.place.lock().as_ref().is_some_and(|place| place.numbered);
+        let mut above = self.parent();
+        let mut found = numbered(self);
+        while let (false, Some(object)) = (found, above) {
+            found = numbered(&object);
+            above = object.parent();
+        }
+        found
+    }
+
+    fn has_state_below(&self) -> bool {
+        let mut found = false;
+        self.walk(|object| found = found || object.has_state());
+        found
+    }
+
+    fn claim(&self, child: &Object, name: &Arc<str>, numbered: bool) -> Result<(), AddChildError> {
         let mut place = child.node.place.lock();
         if place.as_ref().is_some_and(|place| place.parent.strong_count() > 0) {
             drop(place);
@@ -194,6 +234,7 @@ impl Object {
         *place = Some(Place {
             parent: self.weak(),
             name: Arc::clone(name),
+            numbered,
         });
         Ok(())
     }
@@ -245,22 +286,6 @@ impl Object {
         }
     }
 
-    /// The object at `path`, which is absolute (`/machine/serial0`) or relative to this object (`serial0`).
-    #[must_use]
-    pub fn resolve(&self, path: &str) -> Option<Arc<Object>> {
-        let (mut at, below) = match path.strip_prefix('/') {
-            Some(below) => (self.root()?, below),
-            None => (self.this()?, path),
-        };
-        if below.is_empty() {
-            return Some(at);
-        }
-        for name in below.split('/') {
-            at = at.child(name)?;
-        }
-        Some(at)
-    }
-
     /// Visits this object and everything below it in path order: parents before children, siblings by name. The tree
     /// may change meanwhile; what the walk has not yet reached is visited as it is then.
     pub fn walk(&self, mut visit: impl FnMut(&Arc<Object>)) {
@@ -275,7 +300,20 @@ impl Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qom::{Property, PropertyKind, PropertyValue, StateDecl, TypeInfo, TypeTable};
+    use crate::VmState;
+    use crate::qom::{ObjectPart, Property, PropertyKind, PropertyValue, StateDecl, TypeInfo, TypeTable};
+
+    #[derive(Default, VmState)]
+    struct Count {
+        value: u32,
+    }
+
+    #[derive(Object)]
+    #[object(name = "counter", unregistered)]
+    struct Counter {
+        #[state]
+        count: Mutex<Count>,
+    }
 
     static BOARD: TypeInfo = TypeInfo {
         properties: || {
@@ -365,7 +403,7 @@ mod tests {
             ("", "it is empty"),
             ("a/b", "it holds '/'"),
             ("..", "it is reserved"),
-            ("disk[*]", "objects are not numbered automatically"),
+            ("[*]", "it is empty"),
             ("a\nb", "it holds a control character"),
             (&"x".repeat(129), "it is longer than 128 bytes"),
         ] {
@@ -373,6 +411,50 @@ mod tests {
             assert!(error.to_string().ends_with(reason), "{error}");
         }
         assert!(root.children().is_empty());
+    }
+
+    #[test]
+    fn a_child_without_state_is_numbered_where_its_name_asks_for_it() {
+        let (types, root) = tree(&["/disk[1]"]);
+        for _ in 0..2 {
+            root.add_child("disk[*]", object(&types))
+                .expect("there are numbers left");
+        }
+        assert_eq!(paths(&root), ["/", "/disk[0]", "/disk[1]", "/disk[2]"]);
+        root.child("disk[0]").expect("there").unparent();
+        root.add_child("disk[*]", object(&types))
+            .expect("a number is free again");
+        assert!(root.child("disk[0]").is_some());
+    }
+
+    #[test]
+    fn what_has_state_is_neither_numbered_nor_put_below_what_is() {
+        let types = TypeTable::build([&BOARD, Counter::type_info()]).expect("they fit");
+        let new = |name| types.new_object(name).expect("concrete");
+        let root = new("container");
+        let refused = root.add_child("counter[*]", new("counter")).expect_err("it has state");
+        assert_eq!(
+            refused.to_string(),
+            "'counter[*]' cannot be numbered automatically: what has state is named in what is saved, so give it a name \
+             of its own"
+        );
+        let holder = new("board");
+        holder.add_child("counter", new("counter")).expect("free");
+        root.add_child("board[*]", Arc::clone(&holder))
+            .expect_err("something below it has state");
+        root.add_child("board", holder).expect("a name of its own");
+        root.add_child("board[*]", new("board")).expect("it has no state");
+        let numbered = root.child("board[0]").expect("there");
+        numbered
+            .add_child("counter", new("counter"))
+            .expect_err("below a number");
+        numbered.add_child("board", new("board")).expect("without state");
+        let below = numbered.child("board").expect("there");
+        below
+            .add_child("counter", new("counter"))
+            .expect_err("further below a number");
+        root.add_child("counter[0]", new("counter"))
+            .expect("a number that somebody chose");
     }
 
     #[test]

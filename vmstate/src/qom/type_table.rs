@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::{
     Class, Container, OBJECT, Object, ObjectError, ObjectPart, Phase, Property, StateDecl, TypeInfo, TypeKind,
-    TypeTableError, check_child_name,
+    TypeTableError, UserCreatable, check_child_name,
 };
 
 /// The type table: every type by name, its class once somebody has asked for it. Immutable, and shared by any number of
@@ -32,14 +32,14 @@ impl TypeTable {
         Self::build(Phase::ALL.into_iter().flat_map(Phase::declared))
     }
 
-    /// The table of `infos`, [`OBJECT`] and [`Container`]. Which error is reported does not depend on the order of `infos`.
+    /// The table of `infos`, [`OBJECT`], [`Container`] and [`UserCreatable`]. Which error is reported does not depend on the order of `infos`.
     ///
     /// # Errors
     ///
     /// [`TypeTableError`] where the declarations do not fit together.
     pub fn build(infos: impl IntoIterator<Item = &'static TypeInfo>) -> Result<Arc<Self>, TypeTableError> {
         let mut infos: Vec<_> = infos.into_iter().collect();
-        infos.extend([&OBJECT, Container::type_info()]);
+        infos.extend([&OBJECT, Container::type_info(), UserCreatable::type_info()]);
         infos.sort_by_key(|info| (info.name, info.declared_at));
         let mut types = BTreeMap::new();
         for info in infos {
@@ -106,12 +106,7 @@ impl TypeTable {
                 .interfaces
                 .iter()
                 .flat_map(|interface| self.lineage(interface));
-            Arc::new(Class::initialise(
-                entry.info,
-                parent,
-                interfaces.map(|info| info.name),
-                &entry.properties,
-            ))
+            Arc::new(Class::initialise(entry.info, parent, interfaces, &entry.properties))
         });
         Ok(Arc::clone(class))
     }
@@ -215,7 +210,7 @@ impl TypeTable {
             let bad = |reason| TypeTableError::BadProperty {
                 name,
                 at,
-                property: property.name(),
+                property: property.name().to_owned(),
                 reason,
             };
             check_child_name(property.name()).map_err(|error| bad(error.to_string()))?;
@@ -240,7 +235,7 @@ impl TypeTable {
                 return Err(TypeTableError::DuplicateProperty {
                     name,
                     at,
-                    property: property.name(),
+                    property: property.name().to_owned(),
                     other: other.name,
                     other_at: other.declared_at,
                 });
@@ -296,7 +291,18 @@ mod tests {
         let one = TypeTable::build([&DEVICE, &SERIAL, &HOT, &PLUG]).expect("they fit");
         let other = TypeTable::build([&PLUG, &SERIAL, &HOT, &DEVICE]).expect("they fit");
         let names: Vec<_> = one.names().collect();
-        assert_eq!(names, ["container", "device", "hot", "object", "plug", "serial"]);
+        assert_eq!(
+            names,
+            [
+                "container",
+                "device",
+                "hot",
+                "object",
+                "plug",
+                "serial",
+                "user-creatable"
+            ]
+        );
         assert!(one.names().eq(other.names()));
     }
 

@@ -87,7 +87,7 @@ pub enum TypeTableError {
         /// Where it is declared.
         at: &'static str,
         /// The property.
-        property: &'static str,
+        property: String,
         /// The type that has it first.
         other: &'static str,
         /// Where that is declared.
@@ -101,7 +101,7 @@ pub enum TypeTableError {
         /// Where it is declared.
         at: &'static str,
         /// The property.
-        property: &'static str,
+        property: String,
         /// What is wrong.
         reason: String,
     },

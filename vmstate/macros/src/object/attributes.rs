@@ -59,6 +59,8 @@ pub(super) enum Mark {
     Link {
         name: Option<LitStr>,
         description: Option<LitStr>,
+        check: Option<Expr>,
+        live: bool,
     },
     State {
         init: Option<Expr>,
@@ -73,6 +75,7 @@ pub(super) struct PropertyOptions {
     pub min: Option<Expr>,
     pub max: Option<Expr>,
     pub size: bool,
+    pub live: bool,
 }
 
 impl<'a> Declared<'a> {
@@ -274,6 +277,7 @@ fn config_mark(attribute: &Attribute) -> Result<Mark> {
     let mut options = PropertyOptions::default();
     let mut init = None;
     let (mut property, mut link, mut value_option) = (false, false, None);
+    let mut check: Option<Expr> = None;
     if has_options(attribute) {
         attribute.parse_nested_meta(|meta| {
             let word = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
@@ -286,6 +290,8 @@ fn config_mark(attribute: &Attribute) -> Result<Mark> {
                 "min" => options.min = Some(meta.value()?.parse()?),
                 "max" => options.max = Some(meta.value()?.parse()?),
                 "size" => options.size = true,
+                "live" => options.live = true,
+                "check" => check = Some(meta.value()?.parse()?),
                 "init" => init = Some(meta.value()?.parse()?),
                 _ => return Err(meta.error("not an option of `#[config]`")),
             }
@@ -301,6 +307,7 @@ fn config_mark(attribute: &Attribute) -> Result<Mark> {
             "a field is a `property` or a `link`, not both",
         )),
         (true, false) if init.is_some() => Err(Error::new_spanned(attribute, "a property starts as its `default`")),
+        (true, false) if check.is_some() => Err(Error::new_spanned(attribute, "only a link has a `check`")),
         (true, false) => Ok(Mark::Property(Box::new(options))),
         (false, _) if let Some(path) = value_option => Err(Error::new_spanned(
             path,
@@ -310,11 +317,17 @@ fn config_mark(attribute: &Attribute) -> Result<Mark> {
         (false, true) => Ok(Mark::Link {
             name: options.name,
             description: options.description,
+            check,
+            live: options.live,
         }),
-        (false, false) if options.name.is_some() || options.description.is_some() => Err(Error::new_spanned(
-            attribute,
-            "only a property or a link has a name and a description",
-        )),
+        (false, false)
+            if options.name.is_some() || options.description.is_some() || options.live || check.is_some() =>
+        {
+            Err(Error::new_spanned(
+                attribute,
+                "only a property or a link has a name and a description, can be `live` or have a `check`",
+            ))
+        }
         (false, false) => Ok(Mark::Plain { init }),
     }
 }
