@@ -9,7 +9,7 @@
 //! | [`timer`] | clocks and timers |
 //! | [`acpi`] | ACPI: the tables, and the device behind sleep, reset and the power button |
 //! | [`misc`] | pvpanic |
-//! | [`i386`] | the machine `microvm-1.0`, vCPUs and their models, the MP table, small PC controllers |
+//! | [`i386`] | the machines `microvm-1.0` and `microvm-1.1`, vCPUs and their models, the MP table, small PC controllers |
 //!
 //! A device is a file here, with everything about it: registers, behaviour, properties, type and state. Nothing here knows
 //! which accelerator runs the guest or how state travels.

@@ -20,6 +20,7 @@ use tern_tests::process::Scratch;
 use vmm::accel::qtest::QtestAccel;
 use vmm::run_state::RunState;
 use vmm::vm::{Vm, VmSpec};
+use vmstate::qom::PropertyValue;
 
 /// How often each machine without processors moves; that takes a few milliseconds.
 const LEGS: u64 = 10;
@@ -133,6 +134,7 @@ const PAGE: u64 = 4096;
 const FIRST_PAGE: u64 = 512;
 const PAGES: u64 = 1024;
 const SERIAL_SCRATCH: u64 = 0x3ff;
+const PVPANIC: u64 = 0x505;
 const CLOCK_INDEX: u64 = 0x70;
 const CLOCK_DATA: u64 = 0x71;
 /// Bytes of the clock's memory that mean nothing to it.
@@ -239,6 +241,29 @@ fn two_machines_that_are_written_to_move_past_each_other_and_lose_nothing() {
             there.push(target);
         }
         machines = there.try_into().unwrap_or_else(|_| unreachable!("two have left"));
+    }
+}
+
+#[test]
+fn every_version_of_the_machine_moves_with_what_its_user_asks_of_its_types() {
+    let folder = Scratch::new();
+    let boot = |machine: &str| {
+        Site::new("qtest").boot(&VmSpec {
+            machine: machine.to_owned(),
+            memory: 8 << 20,
+            globals: vec!["serial16550.irq=3".parse().expect("well-formed")],
+            ..VmSpec::new(machine.to_owned(), "")
+        })
+    };
+    let sources = ["microvm-1.0", "microvm-1.1"].map(boot);
+    let arrived = move_both(&sources, &ways(&folder, "qtest"), &Default::default());
+    for ((source, (target, _)), events) in sources.iter().zip(&arrived).zip([3, 7]) {
+        assert_eq!(target.vm.recipe(), source.vm.recipe());
+        let mut offered = [0];
+        target.vm.board().io().read(PVPANIC, &mut offered).expect("a device");
+        assert_eq!(offered, [events], "{}", target.vm.recipe().machine);
+        let serial = target.vm.board().serial().object();
+        assert_eq!(serial.property("irq"), Ok(PropertyValue::Uint(3)));
     }
 }
 

@@ -151,7 +151,7 @@ impl DeviceImpl for GenericEventDevice {
             AccessRules::BYTES,
         );
         Ok(Wires {
-            irq: cx.irq(this.irq.get()),
+            irq: cx.irq(this.object(), this.irq.get()),
             _events: cx.map_memory(this.object(), this.events_base.get().into(), events)?,
             _registers: cx.map_memory(this.object(), this.registers_base.get().into(), registers)?,
         })

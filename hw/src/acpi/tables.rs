@@ -1,4 +1,4 @@
-//! The ACPI tables of `microvm-1.0` (ACPI 6.5, chapter 5): RSDP, XSDT, FADT, MADT and DSDT, one behind the other.
+//! The ACPI tables of a microvm (ACPI 6.5, chapter 5): RSDP, XSDT, FADT, MADT and DSDT, one behind the other.
 //!
 //! They describe a hardware-reduced machine, as those of QEMU's microvm, Firecracker and Cloud Hypervisor do: no fixed
 //! registers, no system control interrupt, and what is not found by probing is a device of the DSDT.

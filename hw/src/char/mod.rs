@@ -1,7 +1,9 @@
 //! Character devices, and the two traits by which they meet whatever shows their bytes to people.
 
+mod chardev;
 mod serial;
 
+pub use chardev::{Chardev, ChardevClaim, HostChardev, RingChardev};
 pub use serial::{Serial16550, SerialState};
 
 /// Where a character device's output goes: a terminal, a socket, nothing.

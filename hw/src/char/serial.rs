@@ -9,14 +9,19 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use vmstate::VmState;
-use vmstate::qom::{Class, Config, Obj, Object, WeakObj};
+use vmstate::qom::{Class, Config, Link, Obj, Object, Property, PropertyKind, PropertyValue, WeakObj};
 
-use super::{CharFrontend, CharSink};
+use super::{CharFrontend, CharSink, Chardev, ChardevClaim};
 use crate::core::{
-    DeviceClass, DeviceImpl, DeviceRegion, IrqLine, Mapping, RealizeCtx, RealizeError, Realized, ResetKind,
+    CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceRegion, IrqLine, Mapping, RealizeCtx, RealizeError, Realized,
+    ResetKind,
 };
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
+/// The crystal of a PC's serial port.
+const CRYSTAL_HZ: u64 = 1_843_200;
+/// Cycles of the clock, after the divisor, for each bit.
+const CYCLES_PER_BIT: u64 = 16;
 /// Bytes that each FIFO holds.
 const FIFO: usize = 16;
 /// Ports that the UART decodes.
@@ -193,15 +198,17 @@ impl SerialState {
 
 /// A 16550A serial port on the system bus.
 #[derive(Object)]
-#[object(name = "serial16550", parent = "device", class_init = class_init)]
+#[object(
+    name = "serial16550", parent = "device", class_init = class_init, instance_init = instance_init,
+    properties = properties
+)]
 pub struct Serial16550 {
     #[config(property, default = 0x3f8, description = "first of its eight I/O ports")]
     iobase: Config<u16>,
     #[config(property, default = 4, description = "interrupt input of the machine")]
     irq: Config<u32>,
-    /// Set before realize by whoever owns the console; a host resource, so never from a stream.
-    #[runtime]
-    sink: Mutex<Option<Arc<dyn CharSink>>>,
+    #[config(link, description = "where its bytes go")]
+    chardev: Link<Chardev>,
     #[runtime]
     wires: Realized<Wires>,
     #[state]
@@ -211,20 +218,48 @@ pub struct Serial16550 {
 /// What realize makes.
 pub struct Wires {
     irq: IrqLine,
-    sink: Option<Arc<dyn CharSink>>,
+    chardev: Option<ChardevClaim>,
     _ports: Mapping,
+}
+
+impl Wires {
+    fn sink(&self) -> Option<&Arc<dyn CharSink>> {
+        self.chardev.as_ref()?.sink()
+    }
 }
 
 fn class_init(class: &mut Class) {
     DeviceClass::implement::<Serial16550>(class);
+    DeviceClass::set_hotpluggable(class);
+}
+
+fn instance_init(object: &Arc<Object>) {
+    Clock::add_to(object, CLOCK_INPUT, CRYSTAL_HZ).expect("a new object has no children");
+}
+
+fn properties() -> Vec<Property> {
+    let bits_per_second = PropertyKind::Uint {
+        bits: 64,
+        min: 0,
+        max: u64::MAX,
+    };
+    vec![Property::read_only(
+        "baud",
+        "bits per second, as the guest has set it",
+        bits_per_second,
+        |object| {
+            let hz = object
+                .child(CLOCK_INPUT)
+                .and_then(Obj::<Clock>::new)
+                .map_or(0, |clock| clock.hz());
+            let divisor = object.part::<Serial16550>().map_or(0, |port| port.state.lock().divisor);
+            // A divisor of zero stops the transmitter.
+            PropertyValue::Uint((hz / CYCLES_PER_BIT).checked_div(u64::from(divisor)).unwrap_or(0))
+        },
+    )]
 }
 
 impl Serial16550 {
-    /// Connects the output; the next realize takes it up.
-    pub fn connect(&self, sink: Arc<dyn CharSink>) {
-        *self.sink.lock() = Some(sink);
-    }
-
     /// The port as its back end sees it.
     #[must_use]
     pub fn frontend(this: &Obj<Self>) -> Arc<dyn CharFrontend> {
@@ -244,7 +279,7 @@ impl Serial16550 {
 
     /// Offers what waits in the transmitter to the sink.
     fn transmit(&self, state: &mut SerialState) {
-        let sent = self.wires.with(|wires| match &wires.sink {
+        let sent = self.wires.with(|wires| match wires.sink() {
             Some(sink) => sink.try_write(state.transmit.make_contiguous()),
             None => state.transmit.len(),
         });
@@ -256,8 +291,7 @@ impl Serial16550 {
 
     /// Tells the console that its input may be taken now. Without the state's lock, because it may offer some at once.
     fn tell_of_room(&self) {
-        self.wires
-            .with(|wires| wires.sink.as_ref().map(|sink| sink.input_room()));
+        self.wires.with(|wires| wires.sink().map(|sink| sink.input_room()));
     }
 
     fn write_data(&self, state: &mut SerialState, byte: u8) {
@@ -381,9 +415,15 @@ impl DeviceImpl for Serial16550 {
             DeviceRegion::ops(this.downgrade()),
             AccessRules::BYTES,
         );
+        let claim = |chardev: Obj<Chardev>| ChardevClaim::new(&chardev, this.object());
+        let chardev = this.chardev.get().map(claim).transpose();
         Ok(Wires {
-            irq: cx.irq(this.irq.get()),
-            sink: this.sink.lock().clone(),
+            irq: cx.irq(this.object(), this.irq.get()),
+            chardev: chardev.map_err(|problem| RealizeError::Property {
+                device: this.object().path(),
+                property: "chardev".to_owned(),
+                problem,
+            })?,
             _ports: cx.map_ports(this.object(), this.iobase.get(), region)?,
         })
     }
@@ -431,7 +471,7 @@ impl CharFrontend for Frontend {
 mod tests {
     use super::*;
     use crate::core::testing::{Bench, Seen};
-    use crate::core::{reset_tree, unrealize_device};
+    use crate::core::{realize_device, reset_tree, unrealize_device};
 
     const BASE: u64 = 0x3f8;
 
@@ -463,7 +503,23 @@ mod tests {
             room: Mutex::new(room),
             ..Paper::default()
         });
-        bench.device.connect(paper.clone());
+        let chardev = bench
+            .device
+            .object()
+            .types()
+            .new_object("chardev-host")
+            .expect("concrete");
+        chardev
+            .part::<Chardev>()
+            .expect("its parent class")
+            .set_sink(paper.clone());
+        let root = bench.device.object().root().expect("a tree");
+        root.add_child("chardev", Arc::clone(&chardev)).expect("free");
+        bench
+            .device
+            .object()
+            .set_link("chardev", Some(&chardev))
+            .expect("of its type");
         bench.realize().expect("realizes");
         (bench, paper)
     }
@@ -473,6 +529,36 @@ mod tests {
             Seen::Line(4, level) => Some(level),
             _ => None,
         })
+    }
+
+    #[test]
+    fn the_baud_rate_follows_from_clock_and_divisor() {
+        let (bench, _paper) = port(100);
+        let object = bench.device.object();
+        assert_eq!(object.property("baud"), Ok(PropertyValue::Uint(9600)));
+        bench.outb(BASE + 3, LCR_DLAB);
+        bench.outb(BASE, 1);
+        assert_eq!(object.property("baud"), Ok(PropertyValue::Uint(115_200)));
+        let clock: Obj<Clock> = object.child(CLOCK_INPUT).and_then(Obj::new).expect("it has one");
+        clock.set_hz(2 * CRYSTAL_HZ);
+        assert_eq!(object.property("baud"), Ok(PropertyValue::Uint(230_400)));
+        bench.outb(BASE, 0);
+        assert_eq!(object.property("baud"), Ok(PropertyValue::Uint(0)));
+    }
+
+    #[test]
+    fn a_second_port_does_not_get_the_back_end_of_the_first() {
+        let (bench, _paper) = port(100);
+        let root = bench.device.object().root().expect("a tree");
+        let second = root.types().new_object("serial16550").expect("concrete");
+        root.add_child("second", Arc::clone(&second)).expect("free");
+        second.set_property_str("chardev", "/chardev").expect("of its type");
+        second.set_property("iobase", 0x2f8).expect("a port");
+        let mut cx = RealizeCtx::new(&bench.memory, &bench.io, bench.seen.clone(), bench.seen.clone());
+        let refused = realize_device(&second, &mut cx).expect_err("in use").to_string();
+        assert_eq!(refused, "/second: property chardev /chardev is in use by /device");
+        unrealize_device(bench.device.object());
+        realize_device(&second, &mut cx).expect("it is free now");
     }
 
     #[test]

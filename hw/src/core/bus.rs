@@ -1,5 +1,7 @@
 //! Buses: what devices are plugged into.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use thiserror::Error;
 use vmstate::qom::{Obj, Object, WeakObj};
@@ -52,8 +54,18 @@ impl Bus {
                 bus: this.object().path(),
             });
         }
+        device.set_parent_bus(this);
         this.devices.lock().push(device.downgrade());
         Ok(())
+    }
+
+    /// Takes `device` off the bus; nothing happens if it is not on it.
+    pub fn remove(&self, device: &Obj<Device>) {
+        let is_it = |one: &WeakObj<Device>| {
+            one.upgrade()
+                .is_some_and(|one| Arc::ptr_eq(one.object(), device.object()))
+        };
+        self.devices.lock().retain(|one| !is_it(one));
     }
 
     /// The devices on the bus that still exist, in the order of their plugging.

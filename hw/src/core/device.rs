@@ -1,20 +1,76 @@
 //! The class `device`: configured by properties, realized once, reset in three phases.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwapOption;
-use vmstate::qom::{Class, Obj, Object, ObjectPart};
+use parking_lot::Mutex;
+use vmstate::qom::{Class, Obj, Object, ObjectPart, Property, PropertyKind, PropertyValue, WeakObj};
 
+use super::bus::Bus;
+use super::gpio::Gpios;
+use super::hotplug::ask_handler;
 use super::realize::{RealizeCtx, RealizeError};
-use super::reset::ResetKind;
+use super::reset::{ResetKind, reset_tree};
 
 /// The base class of all devices.
 #[derive(Object)]
-#[object(name = "device", parent = "object", abstract, stateless, class_data = DeviceClass)]
+#[object(
+    name = "device", parent = "object", abstract, stateless, class_data = DeviceClass, properties = properties
+)]
 pub struct Device {
     #[runtime]
     realized: AtomicBool,
+    #[runtime]
+    hotplugged: AtomicBool,
+    /// How many hold it in reset.
+    #[runtime]
+    resets: AtomicU32,
+    /// The bus that it is plugged into.
+    #[runtime]
+    bus: Mutex<WeakObj<Bus>>,
+    #[runtime]
+    gpios: Gpios,
+}
+
+fn properties() -> Vec<Property> {
+    fn shown(
+        name: &'static str,
+        description: &'static str,
+        kind: PropertyKind,
+        value: fn(&Device) -> PropertyValue,
+    ) -> Property {
+        Property::read_only(name, description, kind, move |object| {
+            object.part().map_or(PropertyValue::Null, value)
+        })
+    }
+    let lines = || PropertyKind::List(Box::new(PropertyKind::Str));
+    vec![
+        shown("gpio-in", "the lines that it listens to", lines(), |device| {
+            device.gpios.describe_inputs()
+        }),
+        shown(
+            "gpio-out",
+            "the lines that it drives, and where they lead",
+            lines(),
+            |device| device.gpios.describe_outputs(),
+        ),
+        shown(
+            "hotplugged",
+            "it came while the machine ran",
+            PropertyKind::Bool,
+            |device| PropertyValue::Bool(device.is_hotplugged()),
+        ),
+        shown(
+            "parent-bus",
+            "the bus that it is plugged into",
+            PropertyKind::Link(Bus::TYPE),
+            |device| PropertyValue::Link(device.parent_bus().map(|bus| bus.object().path())),
+        ),
+        shown("realized", "it is on the machine", PropertyKind::Bool, |device| {
+            PropertyValue::Bool(device.is_realized())
+        }),
+    ]
 }
 
 impl Device {
@@ -22,6 +78,45 @@ impl Device {
     #[must_use]
     pub fn is_realized(&self) -> bool {
         self.realized.load(Ordering::Acquire)
+    }
+
+    /// Whether it came while the machine ran.
+    #[must_use]
+    pub fn is_hotplugged(&self) -> bool {
+        self.hotplugged.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody holds it in reset.
+    #[must_use]
+    pub fn is_in_reset(&self) -> bool {
+        self.resets.load(Ordering::Relaxed) != 0
+    }
+
+    /// The bus that it is plugged into.
+    #[must_use]
+    pub fn parent_bus(&self) -> Option<Obj<Bus>> {
+        self.bus.lock().upgrade()
+    }
+
+    /// Its lines.
+    #[must_use]
+    pub fn gpios(&self) -> &Gpios {
+        &self.gpios
+    }
+
+    pub(super) fn set_parent_bus(&self, bus: &Obj<Bus>) {
+        *self.bus.lock() = bus.downgrade();
+    }
+
+    /// Whether it enters reset with this.
+    pub(super) fn assert_reset(&self) -> bool {
+        self.resets.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// Whether it leaves reset with this.
+    pub(super) fn release_reset(&self) -> bool {
+        let release = |resets: u32| resets.checked_sub(1);
+        self.resets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, release) == Ok(1)
     }
 }
 
@@ -88,6 +183,7 @@ pub struct DeviceClass {
     unrealize: Option<fn(&Arc<Object>)>,
     reset: Option<fn(&Arc<Object>, ResetPhase, ResetKind)>,
     drive_lines: Option<fn(&Arc<Object>)>,
+    hotpluggable: bool,
 }
 
 /// The three phases, as one virtual method sees them.
@@ -126,6 +222,24 @@ impl DeviceClass {
         data.drive_lines = Some(|object| part_of::<T>(object).drive_lines());
     }
 
+    /// Lets devices of the class come and go while the machine runs. Called from a class_init.
+    ///
+    /// # Panics
+    ///
+    /// If the class is no device.
+    pub fn set_hotpluggable(class: &mut Class) {
+        let data = class
+            .data_mut::<Self>()
+            .expect("a class that comes and goes descends from `device`");
+        data.hotpluggable = true;
+    }
+
+    /// Whether devices of the class can come and go while the machine runs.
+    #[must_use]
+    pub fn is_hotpluggable(&self) -> bool {
+        self.hotpluggable
+    }
+
     pub(super) fn reset(&self, object: &Arc<Object>, phase: ResetPhase, kind: ResetKind) {
         if let Some(reset) = self.reset {
             reset(object, phase, kind);
@@ -150,11 +264,12 @@ pub fn device_class(object: &Object) -> Option<&DeviceClass> {
     object.class().data::<DeviceClass>()
 }
 
-/// Realizes `object`: freezes its configuration, makes its runtime part, marks it realized.
+/// Realizes `object`: freezes its configuration, asks the handler of its bus, makes its runtime part, realizes what is
+/// plugged into its own buses, resets it if the machine runs, and makes it known to the handler.
 ///
 /// # Errors
 ///
-/// What the device says, or that it is none; the object is then as it was before, its configuration open again.
+/// What stands in the way at any of these steps; the object is then as it was before, its configuration open again.
 pub fn realize_device(object: &Arc<Object>, cx: &mut RealizeCtx<'_>) -> Result<(), RealizeError> {
     let class = device_class(object).ok_or_else(|| RealizeError::NotADevice(object.path()))?;
     let device = object
@@ -163,22 +278,53 @@ pub fn realize_device(object: &Arc<Object>, cx: &mut RealizeCtx<'_>) -> Result<(
     if device.is_realized() {
         return Err(RealizeError::Already(object.path()));
     }
+    if cx.is_hotplug() && !class.hotpluggable {
+        return Err(RealizeError::NotHotpluggable(object.path()));
+    }
+    device.hotplugged.store(cx.is_hotplug(), Ordering::Relaxed);
     object.freeze();
-    if let Some(realize) = class.realize
-        && let Err(error) = realize(object, cx)
-    {
-        object.thaw();
+    let refused = |reason| RealizeError::Handler {
+        device: object.path(),
+        reason,
+    };
+    let realized = ask_handler(object, |class| class.pre_plug)
+        .map_err(refused)
+        .and_then(|()| class.realize.map_or(Ok(()), |realize| realize(object, cx)))
+        .and_then(|()| realize_children(object, cx))
+        .and_then(|()| {
+            if cx.is_hotplug() {
+                reset_tree(object, ResetKind::Cold);
+            }
+            ask_handler(object, |class| class.plug).map_err(refused)
+        });
+    if let Err(error) = realized {
+        take_down(object);
         return Err(error);
     }
     device.realized.store(true, Ordering::Release);
     Ok(())
 }
 
-/// Takes a realized `object` off the machine; its configuration may be changed again. Does nothing if it is not realized.
-pub fn unrealize_device(object: &Arc<Object>) {
-    let Some(device) = object.part::<Device>() else { return };
-    if !device.realized.swap(false, Ordering::AcqRel) {
-        return;
+/// Realizes what is plugged into the buses of `object`, in the order of plugging.
+fn realize_children(object: &Arc<Object>, cx: &mut RealizeCtx<'_>) -> Result<(), RealizeError> {
+    plugged_below(object)
+        .iter()
+        .try_for_each(|device| realize_device(device, cx))
+}
+
+/// The devices on the buses that `object` has, by bus and in the order of plugging.
+fn plugged_below(object: &Object) -> Vec<Arc<Object>> {
+    let buses = object.children().into_iter().filter_map(Obj::<Bus>::new);
+    buses
+        .flat_map(|bus| bus.devices())
+        .map(|device| Arc::clone(device.object()))
+        .collect()
+}
+
+/// Undoes whatever realize has done to `object`, the last first.
+fn take_down(object: &Arc<Object>) {
+    for device in plugged_below(object).iter().rev() {
+        unrealize_device(device);
     }
     if let Some(unrealize) = device_class(object).and_then(|class| class.unrealize) {
         unrealize(object);
@@ -186,11 +332,20 @@ pub fn unrealize_device(object: &Arc<Object>) {
     object.thaw();
 }
 
+/// Takes a realized `object` off the machine, and what is plugged into its buses before it; its configuration may be
+/// changed again. Does nothing if it is not realized.
+pub fn unrealize_device(object: &Arc<Object>) {
+    let Some(device) = object.part::<Device>() else { return };
+    if device.realized.swap(false, Ordering::AcqRel) {
+        take_down(object);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::probe::{heard, machine};
     use crate::core::testing::{Bench, Seen};
-    use crate::core::{ResetKind, reset_tree};
     use crate::i386::i8042::I8042;
     use crate::i386::test_exit::TestExit;
     use vmstate::qom::PropertyValue;
@@ -238,6 +393,72 @@ mod tests {
     fn a_device_is_realized_once() {
         let bench: Bench<TestExit> = Bench::realized();
         assert!(matches!(bench.realize(), Err(RealizeError::Already(path)) if path == "/device"));
+    }
+
+    /// A device on a watched bus that has a bus of its own with two devices, and all that its realize does.
+    const NESTED: [&str; 5] = ["bus", "bus/a", "bus/a/bus", "bus/a/bus/x", "bus/a/bus/y"];
+    const STEPS: [&str; 12] = [
+        "/bus/a pre_plug",
+        "/bus/a realize",
+        "/bus/a/bus/x pre_plug",
+        "/bus/a/bus/x realize",
+        "/bus/a/bus/x plug",
+        "/bus/a/bus/y pre_plug",
+        "/bus/a/bus/y realize",
+        "/bus/a/bus/y plug",
+        "/bus/a plug",
+        "/bus/a/bus/y unrealize",
+        "/bus/a/bus/x unrealize",
+        "/bus/a unrealize",
+    ];
+
+    #[test]
+    fn a_device_is_realized_before_what_is_on_its_buses_and_unrealized_after_it() {
+        let machine = machine(&NESTED);
+        let device = machine.at("/bus/a");
+        realize_device(&device, &mut machine.cx()).expect("nothing fails");
+        assert_eq!(heard(&machine.root), STEPS[..9]);
+        assert_eq!(
+            machine.at("/bus/a/bus/y").property("realized"),
+            Ok(PropertyValue::Bool(true))
+        );
+        assert_eq!(
+            device.property("parent-bus"),
+            Ok(PropertyValue::Link(Some("/bus".to_owned())))
+        );
+        unrealize_device(&device);
+        assert_eq!(heard(&machine.root), STEPS[9..]);
+    }
+
+    #[test]
+    fn a_failure_at_any_step_of_realize_undoes_exactly_the_steps_before_it() {
+        for step in &STEPS[..9] {
+            let machine = machine(&NESTED);
+            let device = machine.at("/bus/a");
+            machine.fail(step);
+            let error = realize_device(&device, &mut machine.cx())
+                .expect_err("it fails")
+                .to_string();
+            assert!(error.ends_with(&format!("{step} fails")), "{error}");
+            let (undone, done): (Vec<_>, Vec<_>) = heard(&machine.root)
+                .into_iter()
+                .partition(|what| what.ends_with("unrealize"));
+            let made = |what: &String| what.strip_suffix(" realize").map(|path| format!("{path} unrealize"));
+            let to_undo: Vec<_> = done.iter().rev().filter_map(made).collect();
+            assert_eq!(undone, to_undo, "{step}");
+            for path in ["/bus/a", "/bus/a/bus/x", "/bus/a/bus/y"] {
+                let part = machine.at(path);
+                assert_eq!(
+                    part.property("realized"),
+                    Ok(PropertyValue::Bool(false)),
+                    "{step}: {path}"
+                );
+                part.set_property("number", 1).expect("its configuration is open again");
+            }
+            machine.fail("");
+            realize_device(&device, &mut machine.cx()).expect("it can be realized now");
+            assert_eq!(heard(&machine.root), STEPS[..9]);
+        }
     }
 
     #[test]

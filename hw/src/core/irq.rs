@@ -69,6 +69,21 @@ impl IrqLine {
         }
     }
 
+    /// As [`IrqSink::assign_irqfd`] of where the line ends.
+    pub(super) fn assign_irqfd(&self, eventfd: &Arc<EventFd>) -> io::Result<()> {
+        match &self.sink {
+            Some(sink) => sink.assign_irqfd(self.input, eventfd),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// As [`IrqSink::deassign_irqfd`] of where the line ends.
+    pub(super) fn deassign_irqfd(&self, eventfd: &Arc<EventFd>) {
+        if let Some(sink) = &self.sink {
+            sink.deassign_irqfd(self.input, eventfd);
+        }
+    }
+
     /// Raises the line and lowers it again: one edge.
     pub fn pulse(&self) {
         self.set_level(true);
@@ -93,9 +108,9 @@ impl IrqFd {
     /// If the process has no file descriptors left, or the accelerator refuses.
     pub fn new(line: &IrqLine) -> io::Result<Self> {
         let mut eventfd = None;
-        if let Some(sink) = &line.sink {
+        if line.sink.is_some() {
             let new = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-            match sink.assign_irqfd(line.input, &new) {
+            match line.assign_irqfd(&new) {
                 Ok(()) => eventfd = Some(new),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
                 Err(error) => return Err(error),
@@ -125,8 +140,8 @@ impl IrqFd {
 
 impl Drop for IrqFd {
     fn drop(&mut self) {
-        if let (Some(sink), Some(eventfd)) = (&self.line.sink, &self.eventfd) {
-            sink.deassign_irqfd(self.line.input, eventfd);
+        if let Some(eventfd) = &self.eventfd {
+            self.line.deassign_irqfd(eventfd);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 use vmstate::VmState;
-use vmstate::qom::{Config, Object, TypeTable};
+use vmstate::qom::{Config, GlobalProperty, Object, TypeTable};
 
 /// The class data of `machine`.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,8 @@ pub struct MachineClass {
     pub alias: Option<&'static str>,
     /// It is what a user gets who names no machine. One machine is.
     pub is_default: bool,
+    /// How its devices differ from those of the newest version: what makes it that version for a guest.
+    pub compat: Vec<GlobalProperty>,
 }
 
 /// A machine that can be made.
@@ -105,6 +107,16 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmstate::qom::PropertyDefaults;
+
+    #[test]
+    fn what_a_version_of_a_machine_asks_of_its_devices_can_be_followed() {
+        let types = TypeTable::gathered().expect("sound types");
+        for machine in MachineType::all(&types) {
+            let defaults = PropertyDefaults::default().with_machine(machine.class.compat);
+            defaults.check(&types).expect(machine.name);
+        }
+    }
 
     #[test]
     fn machines_are_found_by_name_and_alias_and_one_is_the_default() {

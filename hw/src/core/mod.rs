@@ -1,4 +1,4 @@
-//! What every device is made of: realize and unrealize, interrupt lines, buses, three-phase reset.
+//! What every device is made of: realize and unrealize, lines, clocks, buses, hot-plug, three-phase reset.
 //!
 //! A device's author writes a struct with three groups of fields (configuration, runtime, state), implements
 //! [`DeviceImpl`] and, if the guest can reach it, [`RegionOps`](crate::memory::RegionOps), and names both in the type's
@@ -8,11 +8,16 @@
 
 mod accel_types;
 mod bus;
+mod clock;
 mod device;
 mod doorbell;
+mod gpio;
+mod hotplug;
 mod irq;
 mod machine;
 mod machine_events;
+#[cfg(test)]
+mod probe;
 mod realize;
 mod region;
 mod reset;
@@ -22,12 +27,18 @@ pub(crate) mod testing;
 
 pub use accel_types::AccelTypes;
 pub use bus::{Bus, BusClass, BusError, SYSTEM_BUS, SystemBus};
+pub use clock::{CLOCK_INPUT, Clock};
 pub use device::{Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device};
 pub use doorbell::{Doorbell, DoorbellHandler, DoorbellPlace, Doorbells, NeverQuiet};
+pub use gpio::{GpioError, Gpios, SYSBUS_IRQ};
+pub use hotplug::{
+    HotplugAnswer, HotplugError, HotplugHandler, HotplugHandlerClass, NewDevice, Unplugged, add_device, finish_unplug,
+    set_hotplug_handler, unplug_device,
+};
 pub use irq::{IrqFd, IrqLine, IrqSink};
 pub use machine::{Machine, MachineClass, MachineType};
 pub use machine_events::MachineEvents;
 pub use realize::{Mapping, RealizeCtx, RealizeError};
 pub use region::DeviceRegion;
-pub use reset::{ResetKind, reset_tree};
+pub use reset::{ResetKind, assert_reset, release_reset, reset_tree};
 pub use testdev::{TestDev, TestDevState, register as testdev_register};

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use thiserror::Error;
 use vmstate::qom::{Object, PropertyError};
 
+use super::device::Device;
 use super::doorbell::Doorbells;
+use super::gpio::SYSBUS_IRQ;
 use super::irq::{IrqLine, IrqSink};
 use super::machine_events::MachineEvents;
 use crate::memory::{AddressSpace, MemoryRegion};
@@ -48,6 +50,17 @@ pub enum RealizeError {
         /// What was refused, and the remedy where there is one.
         problem: String,
     },
+    /// The device is to come to a machine that runs, and its type cannot.
+    #[error("{0} cannot come to a machine that runs")]
+    NotHotpluggable(String),
+    /// The handler of the device's bus refuses it.
+    #[error("{device}: {reason}")]
+    Handler {
+        /// Canonical path of the device.
+        device: String,
+        /// What the handler says.
+        reason: String,
+    },
     /// A property operation failed.
     #[error(transparent)]
     PropertyAccess(#[from] PropertyError),
@@ -63,6 +76,7 @@ pub struct RealizeCtx<'a> {
     interrupts: Arc<dyn IrqSink>,
     events: Arc<dyn MachineEvents>,
     doorbells: Option<Arc<Doorbells>>,
+    hotplug: bool,
 }
 
 impl<'a> RealizeCtx<'a> {
@@ -80,7 +94,17 @@ impl<'a> RealizeCtx<'a> {
             interrupts,
             events,
             doorbells: None,
+            hotplug: false,
         }
+    }
+
+    /// Whether the next device comes to a machine that is ready.
+    pub(super) fn set_hotplug(&mut self, hotplug: bool) {
+        self.hotplug = hotplug;
+    }
+
+    pub(super) fn is_hotplug(&self) -> bool {
+        self.hotplug
     }
 
     /// The same with the machine's doorbells, for devices that have some.
@@ -126,10 +150,18 @@ impl<'a> RealizeCtx<'a> {
         Mapping::new(device, self.memory, address, region)
     }
 
-    /// A line to interrupt input `gsi` of the machine.
+    /// The device's line `sysbus-irq[0]`, connected to interrupt input `gsi` of the machine.
     #[must_use]
-    pub fn irq(&self, gsi: u32) -> IrqLine {
-        IrqLine::new(Arc::clone(&self.interrupts), gsi)
+    pub fn irq(&self, device: &Object, gsi: u32) -> IrqLine {
+        let line = IrqLine::new(Arc::clone(&self.interrupts), gsi);
+        let Some(device) = device.part::<Device>() else {
+            return line;
+        };
+        let mut outputs = device.gpios().init_outputs(SYSBUS_IRQ, 1);
+        match (outputs.pop(), device.gpios().connect(SYSBUS_IRQ, 0, line.clone())) {
+            (Some(output), Ok(())) => output,
+            _ => line,
+        }
     }
 }
 

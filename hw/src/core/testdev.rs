@@ -71,6 +71,7 @@ pub struct Wires {
 
 fn class_init(class: &mut Class) {
     DeviceClass::implement::<TestDev>(class);
+    DeviceClass::set_hotpluggable(class);
 }
 
 impl TestDev {
@@ -157,7 +158,7 @@ impl DeviceImpl for TestDev {
                 ring(&registers, register::MATCHING_DOORBELL, 4, matching)?,
                 ring(&port, 0, 0, None)?,
             ],
-            interrupt: IrqFd::new(&cx.irq(this.irq.get())).map_err(host)?,
+            interrupt: IrqFd::new(&cx.irq(this.object(), this.irq.get())).map_err(host)?,
             _registers: cx.map_memory(this.object(), this.mmio_base.get(), registers)?,
             _port: cx.map_ports(this.object(), this.iobase.get(), port)?,
         })

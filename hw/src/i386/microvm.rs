@@ -1,4 +1,4 @@
-//! The machine `microvm-1.0`: what a small virtual machine needs and nothing that only a PC's past explains.
+//! The machines `microvm-1.0` and `microvm-1.1`: what a small virtual machine needs and nothing that only a PC's past explains.
 //!
 //! | where | what |
 //! | --- | --- |
@@ -14,18 +14,27 @@
 //! | port 0x3f8 | serial console, IRQ 4 |
 //! | port 0x505 | pvpanic |
 //!
-//! The guest-visible shape is frozen by release 0.1.0; what is here is not to change after that but by a new version of
-//! the machine.
+//! | version | what it has that the one before has not |
+//! | --- | --- |
+//! | 1.0 | |
+//! | 1.1 | pvpanic takes a third event, by which a guest switches itself off without ACPI |
+//!
+//! The guest-visible shape of a version is frozen by the release that brings it; what is here is not to change after that
+//! but by a new version, and by settings in the older ones' `compat` that leave those as they were.
 
 use std::sync::Arc;
 
 use thiserror::Error;
-use vmstate::qom::{AddChildError, Class, Config, Obj, Object, ObjectError, PropertyError, PropertyValue, TypeTable};
+use vmstate::qom::{
+    AddChildError, AddPropertyError, Class, Config, GlobalError, GlobalProperty, NewObjectError, Obj, Object,
+    ObjectError, PropertyDefaults, PropertyError, PropertyValue, TypeTable, USER_OBJECTS,
+};
 
 use crate::acpi::generic_event_device::GenericEventDevice;
-use crate::char::Serial16550;
+use crate::char::{CharSink, Chardev, Serial16550};
 use crate::core::{
-    AccelTypes, Bus, Device, IrqSink, MachineClass, MachineEvents, RealizeCtx, RealizeError, SYSTEM_BUS, realize_device,
+    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, HotplugError, HotplugHandler, IrqSink, MachineClass, MachineEvents,
+    NewDevice, RealizeCtx, RealizeError, SYSTEM_BUS, add_device, realize_device, set_hotplug_handler, unrealize_device,
 };
 use crate::memory::{AddressSpace, MemoryRegion, MemorySystem, RamBlock, RegionError};
 
@@ -69,37 +78,71 @@ pub mod layout {
     pub const SERIAL_IRQ: u32 = 4;
     /// Interrupt of the generic event device.
     pub const GED_IRQ: u32 = 9;
+    /// The crystal that the timers of a PC go by.
+    pub const OSCILLATOR_HZ: u64 = 14_318_180;
     /// RAM is given in whole pages.
     pub const PAGE: u64 = 4096;
 }
 
-/// The type's name.
+/// The oldest version of the machine.
 pub const MICROVM_1_0: &str = "microvm-1.0";
+/// The newest version of the machine.
+pub const MICROVM_1_1: &str = "microvm-1.1";
 
-/// The machine's class; instances have no fields of their own.
+/// What all versions of the machine have in common. It watches over the system bus.
 #[derive(Object)]
-#[object(name = "microvm-1.0", parent = "machine", stateless, class_init = class_init)]
+#[object(
+    name = "microvm-common", parent = "machine", abstract, stateless, interfaces = [HotplugHandler],
+    class_init = common
+)]
 pub struct MicroVm {}
 
-fn class_init(class: &mut Class) {
-    let data = class
-        .data_mut::<MachineClass>()
-        .expect("microvm-1.0 descends from `machine`");
+/// `microvm-1.0`.
+#[derive(Object)]
+#[object(name = "microvm-1.0", parent = MicroVm, stateless, class_init = version_1_0, phase = Machine)]
+pub struct MicroVm10 {}
+
+/// `microvm-1.1`.
+#[derive(Object)]
+#[object(name = "microvm-1.1", parent = MicroVm, stateless, class_init = version_1_1, phase = Machine)]
+pub struct MicroVm11 {}
+
+fn data(class: &mut Class) -> &mut MachineClass {
+    class.data_mut().expect("every microvm descends from `machine`")
+}
+
+fn common(class: &mut Class) {
+    let data = data(class);
     data.description = "small virtual machine: serial console, real-time clock, pvpanic, ACPI and MP tables";
     data.max_cpus = layout::MAX_CPUS;
+}
+
+fn version_1_1(class: &mut Class) {
+    let data = data(class);
     data.alias = Some("microvm");
     data.is_default = true;
 }
 
-/// The guest's memory as an object of the tree.
+/// A version begins with what the next one asks for, and adds how it differs from that.
+fn version_1_0(class: &mut Class) {
+    let data = data(class);
+    data.compat.extend([GlobalProperty::new("pvpanic", "events", "3")]);
+}
+
+/// What the memory of a guest is made of.
 #[derive(Object)]
-#[object(name = "ram", parent = "object", stateless)]
-pub struct Ram {
+#[object(name = "memory-backend", parent = "object", abstract, stateless)]
+pub struct MemoryBackend {
     #[config(property, default = 0, description = "bytes")]
     size: Config<u64>,
     #[config(property, default = String::new(), description = "what it is made of")]
     backing: Config<String>,
 }
+
+/// Memory of the host that a guest has for itself.
+#[derive(Object)]
+#[object(name = "memory-backend-ram", parent = MemoryBackend, stateless)]
+pub struct RamBackend {}
 
 /// What a board is built from.
 #[derive(Debug)]
@@ -112,6 +155,8 @@ pub struct BoardSpec {
     pub ram: Arc<RamBlock>,
     /// What stands for the abstract types.
     pub types: AccelTypes,
+    /// What the accelerator and the user ask of all objects of a type. What the machine's version asks for comes between.
+    pub defaults: PropertyDefaults,
 }
 
 /// Why a board cannot be built.
@@ -155,6 +200,12 @@ pub enum BoardError {
     /// A property could not be set.
     #[error(transparent)]
     Property(#[from] PropertyError),
+    /// A property could not be added.
+    #[error(transparent)]
+    AddProperty(#[from] AddPropertyError),
+    /// Nothing can be set so.
+    #[error(transparent)]
+    Global(#[from] GlobalError),
     /// A region found no place.
     #[error("the memory map: {0}")]
     Map(#[from] RegionError),
@@ -163,8 +214,19 @@ pub enum BoardError {
     Realize(#[from] RealizeError),
 }
 
+impl From<NewObjectError> for BoardError {
+    fn from(error: NewObjectError) -> Self {
+        match error {
+            NewObjectError::Object(error) => error.into(),
+            NewObjectError::Property(error) => error.into(),
+        }
+    }
+}
+
 /// A machine's objects and its memory map: everything of a VM but what executes it.
 pub struct Board {
+    defaults: PropertyDefaults,
+    bus: Obj<Bus>,
     root: Arc<Object>,
     machine: Arc<Object>,
     memory: AddressSpace,
@@ -182,25 +244,33 @@ impl Board {
     ///
     /// [`BoardError`]: the specification is not one of this machine's.
     pub fn build(table: &Arc<TypeTable>, spec: &BoardSpec) -> Result<Self, BoardError> {
-        check(table, spec)?;
+        let compat = check(table, spec)?;
+        let defaults = spec.defaults.clone().with_machine(compat);
+        defaults.check(table)?;
+        let new_object = |type_name: &str| defaults.new_object(table, type_name);
         let root = table.new_object("container")?;
-        for name in ["objects", "chardevs", "backend"] {
+        for name in [USER_OBJECTS, "chardevs", "backend"] {
             root.add_child(name, table.new_object("container")?)?;
         }
-        let machine = table.new_object(&spec.machine)?;
+        let machine = new_object(&spec.machine)?;
         root.add_child("machine", Arc::clone(&machine))?;
+        for name in ["peripheral", "peripheral-anon"] {
+            machine.add_child(name, table.new_object("container")?)?;
+        }
         let count = u64::try_from(spec.cpus.len()).unwrap_or(u64::MAX);
         machine.set_property("cpus", PropertyValue::Uint(count))?;
         machine.set_property("memory", PropertyValue::Uint(spec.ram.size()))?;
 
-        let ram = table.new_object("ram")?;
+        let ram = table.new_object("memory-backend-ram")?;
         ram.set_property("size", PropertyValue::Uint(spec.ram.size()))?;
         ram.set_property("backing", PropertyValue::Str(spec.ram.backing().to_string()))?;
         ram.freeze();
-        machine.add_child("ram", ram)?;
+        machine.add_const_link("ram", "the guest's memory", &ram)?;
+        root.child("backend").expect("made above").add_child("ram", ram)?;
 
-        let bus = table.new_object(SYSTEM_BUS)?;
+        let bus = new_object(SYSTEM_BUS)?;
         machine.add_child("bus", Arc::clone(&bus))?;
+        set_hotplug_handler(&bus, &machine)?;
         let bus: Obj<Bus> = Obj::new(bus).expect("the system bus is a bus");
         let types = &spec.types;
         let devices = [
@@ -216,19 +286,23 @@ impl Board {
             ("testexit", "test-exit"),
         ];
         for (name, type_name) in devices {
-            let device = table.new_object(type_name)?;
+            let device = new_object(type_name)?;
             machine.add_child(name, Arc::clone(&device))?;
             let device: Obj<Device> = Obj::new(device).expect("what is on the board is a device");
             Bus::plug(&bus, &device).expect("the system bus takes any device");
         }
         let mut cpus = Vec::with_capacity(spec.cpus.len());
         for apic_id in &spec.cpus {
-            let cpu = table.new_object(types.cpu)?;
+            let cpu = new_object(types.cpu)?;
             machine.add_child(&format!("cpu-{apic_id}"), Arc::clone(&cpu))?;
             cpu.set_property("apic-id", PropertyValue::Uint(u64::from(*apic_id)))?;
-            cpu.add_child("apic", table.new_object(types.apic)?)?;
+            cpu.add_child("apic", new_object(types.apic)?)?;
             cpus.push(cpu);
         }
+        let oscillator = Clock::add_to(&machine, "oscillator", layout::OSCILLATOR_HZ)?;
+        let pit = machine.resolve(&format!("pit/{CLOCK_INPUT}")).and_then(Obj::new);
+        let pit = pit.expect("the timer was made above, and is clocked");
+        Clock::feed_from(&pit, &oscillator, (1, 12)).expect("the oscillator is fed by nothing");
         machine.freeze();
 
         let system = MemorySystem::new();
@@ -241,6 +315,8 @@ impl Board {
             .expect("serial0 was made above");
         let power_button = machine.child("ged").and_then(Obj::new).expect("ged was made above");
         Ok(Self {
+            defaults,
+            bus,
             root,
             machine,
             memory,
@@ -257,16 +333,60 @@ impl Board {
     ///
     /// # Errors
     ///
-    /// The first device that cannot be realized; dropping the board takes the others off again.
+    /// The first device that cannot be realized; those before it are off again, the last first.
     pub fn realize(&self, interrupts: &Arc<dyn IrqSink>, events: &Arc<dyn MachineEvents>) -> Result<(), BoardError> {
         let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events));
+        let mut realized = Vec::new();
         for name in [
             "ioapic", "pic", "pit", "clock", "ged", "i8042", "pvpanic", "rtc", "serial0", "testexit",
         ] {
             let device = self.machine.child(name).expect("build made every device");
-            realize_device(&device, &mut cx)?;
+            if let Err(error) = realize_device(&device, &mut cx) {
+                realized.iter().rev().for_each(unrealize_device);
+                return Err(error.into());
+            }
+            realized.push(device);
         }
         Ok(())
+    }
+
+    /// Has the console's port write to `sink`, as the back end `/chardevs/console`. Before [`Self::realize`].
+    ///
+    /// # Errors
+    ///
+    /// There is a console already, or the board is realized.
+    ///
+    /// # Panics
+    ///
+    /// If the type table has another idea of back ends than this crate.
+    pub fn connect_console(&self, sink: Arc<dyn CharSink>) -> Result<(), BoardError> {
+        let console = self.root.types().new_object("chardev-host")?;
+        let chardev: &Chardev = console.part().expect("a chardev-host descends from `chardev`");
+        chardev.set_sink(sink);
+        let folder = self.root.child("chardevs").expect("build made it");
+        folder.add_child("console", Arc::clone(&console))?;
+        Ok(self.serial.object().set_link("chardev", Some(&console))?)
+    }
+
+    /// Adds a device that a user wants to the system bus.
+    ///
+    /// # Errors
+    ///
+    /// [`HotplugError`]; nothing is left of the device then.
+    pub fn add_device(
+        &self,
+        new: NewDevice<'_>,
+        interrupts: &Arc<dyn IrqSink>,
+        events: &Arc<dyn MachineEvents>,
+    ) -> Result<Arc<Object>, HotplugError> {
+        let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events));
+        add_device(&self.machine, &self.bus, &self.defaults, new, &mut cx)
+    }
+
+    /// What is asked of all objects of a type.
+    #[must_use]
+    pub fn defaults(&self) -> &PropertyDefaults {
+        &self.defaults
     }
 
     /// Realizes one vCPU and its local APIC, after the accelerator has made it.
@@ -335,7 +455,8 @@ impl Board {
     }
 }
 
-fn check(table: &Arc<TypeTable>, spec: &BoardSpec) -> Result<(), BoardError> {
+/// Checks the specification, and returns what the machine's version asks of its objects.
+fn check(table: &Arc<TypeTable>, spec: &BoardSpec) -> Result<Vec<GlobalProperty>, BoardError> {
     let class = table
         .class(&spec.machine)
         .map_err(|_| BoardError::NoMachine(spec.machine.clone()))?;
@@ -350,7 +471,8 @@ fn check(table: &Arc<TypeTable>, spec: &BoardSpec) -> Result<(), BoardError> {
             most: data.max_cpus,
         });
     }
-    check_memory(&spec.machine, spec.ram.size())
+    check_memory(&spec.machine, spec.ram.size())?;
+    Ok(data.compat.clone())
 }
 
 /// Whether a machine takes `bytes` of memory.

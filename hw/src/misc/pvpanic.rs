@@ -1,4 +1,4 @@
-//! pvpanic: a port by which a guest's kernel reports that it has crashed
+//! pvpanic: a port by which a guest's kernel reports that it has crashed, or shut down
 //! (QEMU, `docs/specs/pvpanic.rst`).
 
 use std::sync::Arc;
@@ -12,6 +12,10 @@ use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 const PANICKED: u8 = 1 << 0;
 /// The guest has crashed and goes on with a kernel that saves a dump.
 const CRASH_LOADED: u8 = 1 << 1;
+/// The guest has shut down in good order and wants to be switched off: a way that needs no ACPI.
+const SHUTDOWN: u8 = 1 << 2;
+/// All of them.
+const EVENTS: u8 = PANICKED | CRASH_LOADED | SHUTDOWN;
 
 /// The pvpanic port: a read tells which events can be reported, a write reports them.
 #[derive(Object)]
@@ -21,8 +25,9 @@ pub struct PvPanic {
     ioport: Config<u16>,
     #[config(
         property,
-        default = PANICKED | CRASH_LOADED,
-        description = "events that can be reported: 1 panicked, 2 crash-loaded"
+        default = EVENTS,
+        max = EVENTS,
+        description = "events that can be reported: 1 panicked, 2 crash-loaded, 4 shutdown"
     )]
     events: Config<u8>,
     #[runtime]
@@ -52,6 +57,8 @@ impl RegionOps for PvPanic {
                 wires.events.guest_panicked();
             } else if reported & CRASH_LOADED != 0 {
                 wires.events.guest_crash_loaded();
+            } else if reported & SHUTDOWN != 0 {
+                wires.events.shutdown_requested();
             }
         });
     }
@@ -83,7 +90,7 @@ mod tests {
     #[test]
     fn a_guest_finds_out_what_it_can_report() {
         let bench: Bench<PvPanic> = Bench::realized();
-        assert_eq!(bench.inb(PORT), 3);
+        assert_eq!(bench.inb(PORT), 7);
     }
 
     #[test]
@@ -93,6 +100,8 @@ mod tests {
             (1, vec![Seen::Panicked]),
             (2, vec![Seen::CrashLoaded]),
             (3, vec![Seen::Panicked]),
+            (4, vec![Seen::Shutdown]),
+            (7, vec![Seen::Panicked]),
         ] {
             bench.outb(PORT, written);
             assert_eq!(bench.seen.take(), seen);
@@ -101,7 +110,11 @@ mod tests {
 
     #[test]
     fn what_was_not_offered_is_ignored() {
-        let bench: Bench<PvPanic> = Bench::realized();
+        let bench: Bench<PvPanic> = Bench::new();
+        let old = bench.device.object();
+        old.set_property("events", PANICKED | CRASH_LOADED).expect("in range");
+        bench.realize().expect("realizes");
+        assert_eq!(bench.inb(PORT), 3);
         for written in [0, 4, 0xfc] {
             bench.outb(PORT, written);
         }

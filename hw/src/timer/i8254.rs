@@ -3,9 +3,13 @@
 //! How far a running count has come is not here: KVM starts the count anew whenever its timer is loaded, so a channel
 //! goes on with a full period after a restore. Software sees one tick that comes late by less than a period.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use vmstate::qom::Object;
 use vmstate::state::VmState;
+
+use crate::core::{CLOCK_INPUT, Clock};
 
 /// One channel of the timer.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
@@ -38,10 +42,17 @@ pub struct I8254Channel {
 
 /// The 8254. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
 #[derive(Object)]
-#[object(name = "i8254-common", parent = "device", abstract)]
+#[object(name = "i8254-common", parent = "device", abstract, instance_init = instance_init)]
 pub struct I8254 {
     #[state]
     state: Mutex<I8254State>,
+}
+
+/// What its channels count: a twelfth of the PC's 14.318 MHz, unless something else feeds it.
+const INPUT_HZ: u64 = 1_193_182;
+
+fn instance_init(object: &Arc<Object>) {
+    Clock::add_to(object, CLOCK_INPUT, INPUT_HZ).expect("a new object has no children");
 }
 
 impl I8254 {

@@ -4,15 +4,20 @@
 //! guest that enables them gets none. What the guest sets is kept as a distance from the host's clock, so that after a
 //! restore the clock shows the time of day and not that of the snapshot.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use vmstate::VmState;
 use vmstate::qom::{Class, Config, Obj, Object};
 
-use crate::core::{DeviceClass, DeviceImpl, DeviceRegion, Mapping, RealizeCtx, RealizeError, Realized};
+use crate::core::{
+    CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceRegion, Mapping, RealizeCtx, RealizeError, Realized,
+};
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
+/// The crystal by which the clock goes, as register A says it.
+const CRYSTAL_HZ: u64 = 32_768;
 /// Bytes of the clock's memory, time and registers included.
 const BYTES: usize = 128;
 /// What of a byte written to the index port is the index: the top bit masks NMI.
@@ -226,7 +231,7 @@ fn host_seconds() -> i64 {
 
 /// The real-time clock at ports 0x70 and 0x71.
 #[derive(Object)]
-#[object(name = "mc146818rtc", parent = "device", class_init = class_init)]
+#[object(name = "mc146818rtc", parent = "device", class_init = class_init, instance_init = instance_init)]
 pub struct Rtc {
     #[config(property, default = 0x70, description = "its index port; the data port follows")]
     iobase: Config<u16>,
@@ -238,6 +243,10 @@ pub struct Rtc {
 
 fn class_init(class: &mut Class) {
     DeviceClass::implement::<Rtc>(class);
+}
+
+fn instance_init(object: &Arc<Object>) {
+    Clock::add_to(object, CLOCK_INPUT, CRYSTAL_HZ).expect("a new object has no children");
 }
 
 impl RegionOps for Rtc {

@@ -310,6 +310,7 @@ mod tests {
     use hw::i386::cpu_state::MpState;
     use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
     use hw::memory::{Backing, RamBlock};
+    use vmstate::qom::{PropertyDefaults, PropertyValue};
 
     struct Deaf;
 
@@ -318,6 +319,11 @@ mod tests {
     }
 
     fn machine() -> (Board, CreatedAccel) {
+        machine_with(&[])
+    }
+
+    /// A machine of which a user asks this.
+    fn machine_with(globals: &[&str]) -> (Board, CreatedAccel) {
         let types = TypeTable::gathered().expect("the types fit together");
         let created = create("qtest", &types, Arc::new(Deaf)).expect("needs nothing of the host");
         let accel = &created.accelerator;
@@ -327,6 +333,8 @@ mod tests {
             cpus: vec![0, 1],
             ram,
             types: accel.types(),
+            defaults: PropertyDefaults::default()
+                .with_user(globals.iter().map(|global| global.parse().expect("well-formed"))),
         };
         let board = Board::build(&types, &spec).expect("a board");
         let chip = |name| board.machine().child(name).expect("on the board");
@@ -344,6 +352,28 @@ mod tests {
             accel.create_vcpu(cpu, &CpuidTable::default()).expect("inert ones");
         }
         (board, created)
+    }
+
+    #[test]
+    fn a_board_whose_device_cannot_be_realized_takes_those_before_it_off_again() {
+        // The last of its eight ports would lie beyond the last one.
+        let (board, created) = machine_with(&["serial16550.iobase=0xfffa"]);
+        let realize = || board.realize(&created.accelerator.irq_sink(), &(Arc::new(NoRequests) as Arc<_>));
+        let error = realize().expect_err("there is no room").to_string();
+        assert!(error.contains("/machine/serial0"), "{error}");
+        for device in ["ioapic", "ged", "rtc", "serial0", "testexit"] {
+            let device = board.machine().child(device).expect("on the board");
+            assert_eq!(
+                device.property("realized"),
+                Ok(PropertyValue::Bool(false)),
+                "{device:?}"
+            );
+        }
+        let serial = board.serial().object();
+        serial
+            .set_property("iobase", 0x3f8)
+            .expect("its configuration is open again");
+        realize().expect("nothing is left in the way");
     }
 
     #[test]

@@ -109,6 +109,7 @@ pub(super) fn boot(args: &run::Args, foreground: &Foreground) -> Result<Arc<dyn 
         cpu: args.cpu.clone(),
         cpus: args.cpus,
         memory: args.memory.0,
+        globals: args.global.clone(),
         boot: BootFiles {
             kernel: kernel.as_deref().unwrap_or(EMBEDDED_GUEST),
             initrd: initrd.as_deref(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hw::i386::cpu_model::{CpuSpec, CpuSpecError};
+use vmstate::qom::GlobalProperty;
 
 use super::{
     cpu,
@@ -61,6 +62,10 @@ pub(super) struct Args {
     /// "vm cpu baseline" finds the best model that two hosts share; "host" ties the VM to hosts like this one.
     #[arg(long, value_name = "MODEL[,+FEATURE|-FEATURE]...", value_parser = cpu_or_help)]
     pub(super) cpu: Option<String>,
+    /// Set a property of all objects of a type: "--global pvpanic.events=3". May be repeated; the last
+    /// one wins. What is set so travels with the VM.
+    #[arg(long, value_name = "TYPE.PROPERTY=VALUE")]
+    pub(super) global: Vec<GlobalProperty>,
     /// The accelerator.
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     pub(super) accel: String,

@@ -9,12 +9,12 @@ use hw::char::Serial16550;
 use hw::core::MachineEvents;
 use hw::i386::cpu_model::{CpuSpec, CpuSpecError, DEFAULT_CPU_MODEL};
 use hw::i386::cpuid::CpuidTable;
-use hw::i386::microvm::{Board, BoardError, BoardSpec, MICROVM_1_0, check_memory};
+use hw::i386::microvm::{Board, BoardError, BoardSpec, MICROVM_1_1, check_memory};
 use hw::memory::{Backing, RamBlock, RamError};
 use migration::ident::Id;
 use migration::vm::{Identity, Recipe};
 use thiserror::Error;
-use vmstate::qom::AddChildError;
+use vmstate::qom::{AddChildError, GlobalProperty, PropertyDefaults};
 
 use super::console::ConsoleGate;
 use super::requests::Requests;
@@ -38,6 +38,8 @@ pub struct VmSpec<'a> {
     pub cpus: u32,
     /// Guest memory in bytes.
     pub memory: u64,
+    /// What is asked of all objects of a type.
+    pub globals: Vec<GlobalProperty>,
     /// What it boots from.
     pub boot: BootFiles<'a>,
 }
@@ -48,10 +50,11 @@ impl<'a> VmSpec<'a> {
     pub fn new(name: impl Into<String>, cmdline: &'a str) -> Self {
         Self {
             name: name.into(),
-            machine: MICROVM_1_0.to_owned(),
+            machine: MICROVM_1_1.to_owned(),
             cpu: None,
             cpus: 1,
             memory: 256 << 20,
+            globals: Vec::new(),
             boot: BootFiles {
                 kernel: crate::guest::EMBEDDED_GUEST,
                 initrd: None,
@@ -181,11 +184,12 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
             cpus: recipe.cpus.clone(),
             ram: Arc::clone(memory),
             types: accelerator.types(),
+            defaults: PropertyDefaults::default().with_user(describe::globals_of(&recipe)),
         },
     )?;
     board.machine().add_child("accel", accel.object)?;
     if let Some(console) = &host.console {
-        board.serial().connect(Arc::clone(console));
+        board.connect_console(Arc::clone(console))?;
     }
     accelerator.attach_memory(board.memory(), board.io())?;
     let device = |name| board.machine().child(name).expect("the board has it");

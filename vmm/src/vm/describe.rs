@@ -7,7 +7,7 @@ use hw::i386::cpu_model::CpuSpec;
 use hw::i386::cpuid::{self, CpuidTable};
 use hw::memory::RamBlock;
 use migration::vm::{CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe};
-use vmstate::qom::Object;
+use vmstate::qom::{GlobalProperty, Object};
 
 use super::VmSpec;
 use crate::boot::BootPayload;
@@ -31,7 +31,7 @@ pub(super) fn recipe(
         },
         cpus: (0..spec.cpus).collect(),
         memory: spec.memory,
-        options: Vec::new(),
+        options: spec.globals.iter().map(to_option).collect(),
         ram: ram
             .iter()
             .map(|block| RamBlockRecipe {
@@ -43,6 +43,24 @@ pub(super) fn recipe(
         boot: payload.recipe(),
         objects: Vec::new(),
     }
+}
+
+/// The option of a recipe that asks something of all objects of a type: its name is the type's and the property's.
+fn to_option(global: &GlobalProperty) -> Property {
+    Property {
+        name: format!("{}.{}", global.type_name, global.property),
+        value: global.value.to_string(),
+    }
+}
+
+/// What an option of a recipe asks of all objects of a type, if it does.
+pub(super) fn global_of(option: &Property) -> Option<GlobalProperty> {
+    format!("{}={}", option.name, option.value).parse().ok()
+}
+
+/// What a recipe asks of all objects of a type. Preflight has refused every option that asks something else.
+pub(super) fn globals_of(recipe: &Recipe) -> impl Iterator<Item = GlobalProperty> + '_ {
+    recipe.options.iter().filter_map(global_of)
 }
 
 fn to_recipe(entry: &cpuid::CpuidEntry) -> CpuidEntry {

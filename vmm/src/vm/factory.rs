@@ -11,8 +11,8 @@ use migration::vm::{
     DestinationFactory, DestinationVm, Finding, Identity, Offer, PreflightReport, RamSource, Recipe, VmError,
 };
 use parking_lot::Mutex;
-use vmstate::qom::StateDecl;
 use vmstate::qom::sections::{IncomingSection, load_tree};
+use vmstate::qom::{PropertyDefaults, StateDecl};
 use vmstate::state::{Schema, Verdict, compare};
 
 use super::assemble::{Parts, RAM_BLOCK, assemble};
@@ -86,8 +86,14 @@ impl Factory {
                 format!("this Tern cannot build a {} from a stream", object.type_name),
             );
         }
-        if let Some(option) = recipe.options.first() {
-            report.refuse(&option.name, "this Tern knows no such option of a machine".to_owned());
+        for option in &recipe.options {
+            let Some(global) = describe::global_of(option) else {
+                report.refuse(&option.name, "this Tern knows no such option of a machine".to_owned());
+                continue;
+            };
+            if let Err(error) = PropertyDefaults::default().with_user([global]).check(&self.host.types) {
+                report.refuse(&option.name, error.reason);
+            }
         }
     }
 

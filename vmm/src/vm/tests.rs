@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hw::char::SerialState;
 use migration::vm::SourceVm;
 use parking_lot::{Condvar, Mutex};
-use vmstate::qom::{Obj, TypeTable};
+use vmstate::qom::{Obj, PropertyValue, TypeTable};
 use vmstate::state::Section;
 
 use super::*;
@@ -83,6 +83,11 @@ struct Rig {
 impl Rig {
     /// A machine that runs, with nothing behind its processor.
     fn running() -> Self {
+        Self::with(&VmSpec::new("rig", ""))
+    }
+
+    /// The same as its user asks for it, but for its memory.
+    fn with(spec: &VmSpec<'_>) -> Self {
         let (console, later) = (Arc::<Console>::default(), Arc::<Later>::default());
         let host = Host {
             types: TypeTable::gathered().expect("sound types"),
@@ -94,7 +99,7 @@ impl Rig {
         };
         let spec = VmSpec {
             memory: 8 << 20,
-            ..VmSpec::new("rig", "")
+            ..spec.clone()
         };
         let vm = Vm::create(&host, &spec, Arc::default()).expect("made");
         let heard = Arc::<Heard>::default();
@@ -411,6 +416,68 @@ impl Paper {
             );
         }
     }
+}
+
+#[test]
+fn versions_of_the_machine_differ_in_what_a_guest_can_do_and_the_oldest_is_as_it_was() {
+    for (machine, events, switched_off) in [("microvm-1.0", 3, false), ("microvm-1.1", 7, true)] {
+        let rig = Rig::with(&VmSpec {
+            machine: machine.to_owned(),
+            ..VmSpec::new("rig", "")
+        });
+        let mut offered = [0];
+        rig.vm
+            .board()
+            .io()
+            .read(PVPANIC, &mut offered)
+            .expect("a device is there");
+        assert_eq!(offered, [events], "{machine}");
+        rig.out(PVPANIC, 4);
+        rig.later.now();
+        assert_eq!(
+            rig.vm.status().ending() == Some(Ending::GuestShutdown),
+            switched_off,
+            "{machine}"
+        );
+    }
+}
+
+#[test]
+fn what_a_user_asks_of_a_type_outweighs_what_the_version_of_the_machine_asks() {
+    let global = "pvpanic.events=1".parse().expect("well-formed");
+    let rig = Rig::with(&VmSpec {
+        machine: "microvm-1.0".to_owned(),
+        globals: vec![global],
+        ..VmSpec::new("rig", "")
+    });
+    let pvpanic = rig.vm.root().resolve("/machine/pvpanic").expect("on the board");
+    assert_eq!(pvpanic.property("events"), Ok(PropertyValue::Uint(1)));
+}
+
+#[test]
+fn the_folders_of_the_tree_hold_what_stands_behind_the_machine() {
+    let rig = Rig::running();
+    let value = |path: &str, property: &str| {
+        let object = rig.vm.root().resolve(path).expect(path);
+        object.property(property).expect("known")
+    };
+    let leads_to = |path: &str| PropertyValue::Link(Some(path.to_owned()));
+    assert_eq!(value("/chardevs/console", "user"), leads_to("/machine/serial0"));
+    assert_eq!(value("/machine/serial0", "chardev"), leads_to("/chardevs/console"));
+    assert_eq!(value("/machine/serial0", "parent-bus"), leads_to("/machine/bus"));
+    assert_eq!(value("/machine", "ram"), leads_to("/backend/ram"));
+    assert_eq!(value("/machine/ram", "size"), PropertyValue::Uint(8 << 20));
+    assert_eq!(value("/machine/pit/clk", "source"), leads_to("/machine/oscillator"));
+    assert_eq!(value("/machine/pit/clk", "hz"), PropertyValue::Uint(1_193_182));
+    assert_eq!(value("/machine/rtc/clk", "hz"), PropertyValue::Uint(32_768));
+    let line = PropertyValue::Str("sysbus-irq[0]=4".to_owned());
+    assert_eq!(value("/machine/serial0", "gpio-out"), PropertyValue::List(vec![line]));
+    assert!(
+        rig.vm
+            .root()
+            .child("objects")
+            .is_some_and(|objects| objects.children().is_empty())
+    );
 }
 
 #[test]

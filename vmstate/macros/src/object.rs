@@ -35,10 +35,23 @@ pub fn derive(input: &DeriveInput) -> Result<TokenStream> {
         Some(parent) => type_name(parent),
         None => quote!("object"),
     };
+    let more = declared
+        .options
+        .properties
+        .as_ref()
+        .map(|more| quote!(all.extend(#more());));
+    let properties = match more {
+        Some(more) => quote! {{
+            let mut all = ::std::vec![#(#properties),*];
+            #more
+            all
+        }},
+        None => quote!(::std::vec![#(#properties),*]),
+    };
     let fields = quote! {
         parent: ::core::option::Option::Some(#parent),
         part: ::core::option::Option::Some(|| ::std::boxed::Box::new(<#part as ::core::default::Default>::default())),
-        properties: || ::std::vec![#(#properties),*],
+        properties: || #properties,
     };
     let names = quote! {
         impl ::vmstate::qom::ObjectPart for #part {

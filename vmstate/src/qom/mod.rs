@@ -109,6 +109,7 @@ pub use user_creatable::{
 /// | `unmigratable = "..."` | its objects cannot be saved, and this is the reason that the user is shown |
 /// | `hooks` | it implements [`StateHooks`](crate::state::StateHooks) |
 /// | `class_data = D` | what it adds to its class; `D` is `Default + Clone` |
+/// | `properties = f` | `fn() -> Vec<Property>`: properties besides those of the fields |
 /// | `class_init = f`, `class_base_init = f` | `fn(&mut Class)` |
 /// | `instance_init = f`, `instance_post_init = f` | `fn(&Arc<Object>)` |
 /// | `instance_finalize = f` | `fn(&Object)` |

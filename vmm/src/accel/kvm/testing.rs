@@ -13,8 +13,8 @@ use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::CpuSpec;
 use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
 use hw::memory::{AccessRules, Backing, IoContext, MemoryRegion, RamBlock, RegionOps};
-use vmstate::qom::TypeTable;
 use vmstate::qom::sections::{IncomingSection, load_tree, save_tree, tree_schemas};
+use vmstate::qom::{PropertyDefaults, TypeTable};
 use vmstate::state::{Section, encode};
 
 use crate::accel::{self, Accelerator, PlatformObjects, VcpuEvent, VcpuEvents};
@@ -122,6 +122,7 @@ impl Guest {
             cpus: (0..cpus).collect(),
             ram,
             types: accel.types(),
+            defaults: PropertyDefaults::default(),
         };
         let board = Board::build(&TYPES, &spec).expect("a board");
         board.machine().add_child("accel", created.object).expect("free");

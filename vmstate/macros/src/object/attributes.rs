@@ -32,6 +32,8 @@ pub(super) struct TypeOptions {
     /// For `vmstate` itself and its tests, which put their types into tables by hand.
     pub unregistered: bool,
     pub class_data: Option<Type>,
+    /// A function that returns more properties.
+    pub properties: Option<Path>,
     pub functions: Vec<(Ident, Path)>,
 }
 
@@ -187,6 +189,7 @@ fn type_option(options: &mut TypeOptions, meta: &ParseNestedMeta) -> Result<()> 
         "unregistered" => options.unregistered = true,
         "phase" => options.phase = Some(meta.value()?.parse()?),
         "class_data" => options.class_data = Some(meta.value()?.parse()?),
+        "properties" => options.properties = Some(meta.value()?.parse()?),
         "class_init" | "class_base_init" | "instance_init" | "instance_post_init" | "instance_finalize" => {
             options
                 .functions
