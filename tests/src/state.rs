@@ -1,6 +1,6 @@
 //! States that no machine gets into by itself: every field holds something.
 
-use vmstate::state::{Schema, StructValue, Value, WireType};
+use vmstate::state::{Bitmap, MapKey, Schema, StructValue, Value, WireType};
 
 /// A value of the description in which no leaf is zero: no number, no truth value, no option, no sequence, no subsection.
 #[must_use]
@@ -40,6 +40,17 @@ impl Filler {
             WireType::Seq { of, max } if **of == WireType::U8 => self.bytes((*max).min(3)),
             WireType::Array { of, len } => Value::Array((0..*len).map(|_| self.value(of)).collect()),
             WireType::Seq { of, max } => Value::Array((0..(*max).min(2)).map(|_| self.value(of)).collect()),
+            WireType::Bitmap { max } => {
+                let mut bits = Bitmap::new((*max).min(9));
+                bits.set(0, true);
+                Value::Bits(bits)
+            }
+            WireType::Map { of, max, .. } => {
+                let keys = 1..=MapKey::from((*max).min(2));
+                Value::Map(keys.map(|key| (key, self.value(of))).collect())
+            }
+            WireType::Deadline { .. } => Value::Deadline(Some(self.number(u64::MAX))),
+            WireType::Fd => panic!("no value of a file descriptor can be written"),
             WireType::Struct(schema) => Value::Struct(self.fill(schema)),
             WireType::Option(of) => Value::Option(Some(Box::new(self.value(of)))),
             WireType::Enum { variants } => Value::Enum(variants.last().expect("an enum has variants").clone()),

@@ -14,7 +14,7 @@
 //! follows from the manifest, so that an index cannot point anywhere else.
 //!
 //! [`save`] writes such a file and [`restore`] brings the machine back; [`inspect`] tells what a file holds without
-//! knowing its writer's types.
+//! knowing its writer's types, and [`verify`] checks every byte of it.
 
 mod chunk;
 mod diagnose;
@@ -34,10 +34,12 @@ mod writer;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod newer_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::{Part, SnapshotError};
-pub use inspect::{RamInfo, SectionInfo, SnapshotInfo, inspect};
+pub use inspect::{RamInfo, SectionInfo, SnapshotInfo, Verified, inspect, verify};
 pub use reader::Snapshot;
 pub use restore::{RestoreError, RestoreOptions, Restored, Verify, restore};
 pub use writer::{SaveError, SaveOptions, SaveReport, save};

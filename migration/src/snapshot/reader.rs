@@ -46,14 +46,12 @@ impl Snapshot {
     ///
     /// What is wrong with it, and which part that is.
     pub fn open(path: &Path) -> Result<Self, SnapshotError> {
-        Self::open_with(path, |_, _| {})
+        Self::open_with(path, Strict)
     }
 
-    /// As [`Self::open`]; `each` sees every section with its decoded state on the way.
-    pub(super) fn open_with(
-        path: &Path,
-        mut each: impl FnMut(&IncomingSection, StructValue),
-    ) -> Result<Self, SnapshotError> {
+    /// As [`Self::open`]; `each` sees every part that describes or is device state on the way, and what is wrong with it.
+    /// It gives back the sections that are wanted, and decides whether to go on without one.
+    pub(super) fn open_with(path: &Path, mut each: impl StateReader) -> Result<Self, SnapshotError> {
         let file = SnapshotFile::open(path)?;
         let trailer = file.read_trailer().map_err(|error| diagnose(&file, error))?;
         let index = file.read_index(&trailer)?;
@@ -154,6 +152,37 @@ impl Snapshot {
     }
 }
 
+/// Looks at device state as it is read from a file.
+pub(super) trait StateReader {
+    /// A section was read, or could not be.
+    ///
+    /// # Errors
+    ///
+    /// Why the file is of no use without it.
+    fn section(&mut self, entry: &RecordEntry, read: ReadSection) -> Result<Option<IncomingSection>, String>;
+
+    /// The descriptions of the sections could not be read.
+    ///
+    /// # Errors
+    ///
+    /// Why the file is of no use without them.
+    fn no_schemas(&mut self, because: String) -> Result<(), String> {
+        Err(because)
+    }
+}
+
+/// A section with its decoded state, or why it could not be read.
+pub(super) type ReadSection = Result<(IncomingSection, StructValue), String>;
+
+/// Takes every section as it is, and no file with one that cannot be read.
+struct Strict;
+
+impl StateReader for Strict {
+    fn section(&mut self, _: &RecordEntry, read: ReadSection) -> Result<Option<IncomingSection>, String> {
+        read.map(|(section, _)| Some(section))
+    }
+}
+
 /// What the records say, as they are read.
 #[derive(Default)]
 struct Contents {
@@ -172,32 +201,41 @@ impl Contents {
         kind: RecordKind,
         payload: &[u8],
         entry: &RecordEntry,
-        each: &mut impl FnMut(&IncomingSection, StructValue),
+        each: &mut impl StateReader,
     ) -> Result<(), String> {
         match kind {
             RecordKind::Header => self.header = Some(Header::from_cbor(payload).map_err(text)?),
-            RecordKind::Schemas => self.schemas = SchemaTable::from_cbor(payload).map_err(text)?,
+            RecordKind::Schemas => match SchemaTable::from_cbor(payload) {
+                Ok(schemas) => self.schemas = schemas,
+                Err(error) => each.no_schemas(error.to_string())?,
+            },
             RecordKind::Manifest => self.manifest = Some(Manifest::from_cbor(payload).map_err(text)?),
             RecordKind::Section => {
                 self.state += entry.length;
                 if self.state > MAX_STATE {
                     return Err(format!("the device state is larger than {} MiB", MAX_STATE >> 20));
                 }
-                let (section, value) = section::decode(&self.schemas, payload).map_err(text)?;
-                if entry.path.as_ref() != Some(&section.path) {
-                    return Err(format!("it is the section of {}", section.path));
-                }
-                if !self.seen.insert((section.path.clone(), section.description.clone())) {
-                    return Err(format!("it is there twice ({})", section.description));
-                }
-                each(&section, value);
-                self.sections.push(section);
+                let read = self.read_section(payload, entry);
+                self.sections.extend(each.section(entry, read)?);
             }
             RecordKind::SectionsEnd if !payload.is_empty() => return Err("it should be empty".to_owned()),
             // The walk lets no other kind through.
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Contents {
+    fn read_section(&mut self, payload: &[u8], entry: &RecordEntry) -> ReadSection {
+        let (section, value) = section::decode(&self.schemas, payload).map_err(text)?;
+        if entry.path.as_ref() != Some(&section.path) {
+            return Err(format!("it is the section of {}", section.path));
+        }
+        if !self.seen.insert((section.path.clone(), section.description.clone())) {
+            return Err(format!("it is there twice ({})", section.description));
+        }
+        Ok((section, value))
     }
 }
 

@@ -389,7 +389,7 @@ fn a_snapshot_tells_what_it_holds_without_its_writers_types() {
         "{}",
         info.sections[1].state
     );
-    assert_eq!(info.ram.iter().map(|block| block.data).sum::<u64>(), report.data);
+    assert_eq!(info.ram.iter().map(|block| block.raw).sum::<u64>(), report.data);
     assert!(info.allocated < info.length);
 }
 

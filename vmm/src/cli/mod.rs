@@ -31,6 +31,7 @@ mod restore;
 mod run;
 mod snapshot;
 mod snapshot_info;
+mod state;
 mod stop;
 mod trial;
 mod values;
@@ -71,6 +72,7 @@ enum Command {
     Cont(cont::Args),
     Monitor(monitor::Args),
     Cpu(cpu::Args),
+    State(state::Args),
     Quit(quit::Args),
     Machines(machines::Args),
     Completions(completions::Args),
@@ -104,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Cont(args) => cont::run(&args, messages),
         Command::Monitor(args) => monitor::run(&args, messages),
         Command::Cpu(args) => cpu::run(&args, messages),
+        Command::State(args) => state::run(&args, messages),
         Command::Quit(args) => quit::run(&args, messages),
         Command::Machines(args) => machines::run(&args, messages),
         Command::Completions(args) => completions::run(&args, messages),
@@ -183,6 +186,13 @@ mod tests {
             "vm cpu show x86-64-v2,-popcnt,+aes --cpus 2 --json",
             "vm cpu check EPYC,pcid=on --accel qtest",
             "vm cpu baseline a.json b.json c.json",
+            "vm state schema",
+            "vm state schema --machine microvm-1.0 --json",
+            "vm state inspect a.tern",
+            "vm state diff a.tern b.tern --json",
+            "vm state check old.json",
+            "vm state check a.tern new.json --forward --all",
+            "vm state verify a.tern",
             "vm quit /tmp/s",
             "vm machines --json",
             "vm completions fish",
@@ -217,6 +227,9 @@ mod tests {
             "vm cpu show pentium",
             "vm cpu check x86-64-v2,+popcount",
             "vm cpu baseline a.json",
+            "vm state",
+            "vm state check",
+            "vm state diff a.tern",
             "vm completions powershell",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

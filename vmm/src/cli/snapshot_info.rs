@@ -6,16 +6,24 @@ use migration::{
     manifest::Recipe,
     snapshot::{SnapshotError, SnapshotInfo, inspect},
 };
-use serde_json::{Map, Value, json};
-use vmstate::state::{StructValue, Value as StateValue};
+use serde_json::{Value, json};
 
 /// What the snapshot at `path` holds; with the fields of every object's state if `with_state`.
 ///
 /// The writer's types are not needed for it: names and kinds come from the schemas in the file.
 pub(super) fn describe(path: &Path, with_state: bool) -> Result<Value, SnapshotError> {
     let info = inspect(path)?;
+    let mut json = header(&info);
+    json["machine"] = machine(&info.manifest.recipe);
+    json["ram"] = ram(&info).into();
+    json["objects"] = objects(&info, with_state).into();
+    Ok(json)
+}
+
+/// Who wrote a snapshot, of which VM.
+pub(super) fn header(info: &SnapshotInfo) -> Value {
     let identity = &info.header.identity;
-    Ok(json!({
+    json!({
         "snapshot": info.header.snapshot.to_string(),
         "written-by": info.header.writer,
         "created": info.header.created,
@@ -25,13 +33,11 @@ pub(super) fn describe(path: &Path, with_state: bool) -> Result<Value, SnapshotE
         "parent": identity.parent.as_ref().map(|parent| parent.snapshot.to_string()),
         "file-bytes": info.length,
         "disk-bytes": info.allocated,
-        "machine": machine(&info.manifest.recipe),
-        "ram": ram(&info),
-        "objects": objects(&info, with_state),
-    }))
+    })
 }
 
-fn machine(recipe: &Recipe) -> Value {
+/// The machine, and what it boots from.
+pub(super) fn machine(recipe: &Recipe) -> Value {
     json!({
         "type": recipe.machine,
         "cpu-model": recipe.cpu.name,
@@ -47,7 +53,7 @@ fn machine(recipe: &Recipe) -> Value {
 }
 
 fn ram(info: &SnapshotInfo) -> Vec<Value> {
-    let block = |block: &migration::snapshot::RamInfo| json!({ "block": block.name, "bytes": block.size, "data-bytes": block.data, "offset": block.offset });
+    let block = |block: &migration::snapshot::RamInfo| json!({ "block": block.name, "bytes": block.size, "data-bytes": block.raw, "offset": block.offset });
     info.ram.iter().map(block).collect()
 }
 
@@ -59,39 +65,9 @@ fn objects(info: &SnapshotInfo, with_state: bool) -> Vec<Value> {
             "state-bytes": section.length,
         });
         if with_state {
-            object["state"] = fields(&section.state);
+            object["state"] = section.state.to_json();
         }
         object
     };
     info.sections.iter().map(object).collect()
-}
-
-fn fields(state: &StructValue) -> Value {
-    let mut members: Map<_, _> = state
-        .fields()
-        .map(|(name, value)| (name.to_string(), field(value)))
-        .collect();
-    for (name, subsection) in state.subsections() {
-        members.insert(name.to_string(), fields(subsection));
-    }
-    members.into()
-}
-
-fn field(value: &StateValue) -> Value {
-    match value {
-        StateValue::Bool(value) => json!(value),
-        StateValue::Uint(value) => json!(value),
-        StateValue::Int(value) => json!(value),
-        StateValue::F64(value) => json!(value),
-        StateValue::Bytes(bytes) => bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-            .into(),
-        StateValue::Str(text) => json!(text),
-        StateValue::Array(elements) => elements.iter().map(field).collect(),
-        StateValue::Struct(state) => fields(state),
-        StateValue::Option(value) => value.as_deref().map_or(Value::Null, field),
-        StateValue::Enum(variant) => json!(variant.to_string()),
-    }
 }

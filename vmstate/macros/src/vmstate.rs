@@ -7,10 +7,12 @@ mod enums;
 mod marks;
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 use syn::{
-    Data, DeriveInput, Error, Expr, Field, Fields, GenericArgument, Ident, LitStr, Path, PathArguments, Result, Type,
+    Data, DeriveInput, Error, Expr, ExprRange, Field, Fields, GenericArgument, Ident, LitStr, Path, PathArguments,
+    Result, Type,
 };
 
 pub(crate) use self::enums::derive_enum;
@@ -123,6 +125,11 @@ struct Described<'a> {
     /// The type that is written: of a field that may be absent, what its option holds.
     ty: &'a Type,
     max: Option<Expr>,
+    /// The field of the struct that says how many elements of the array are state.
+    length: Option<Ident>,
+    range: Option<ExprRange>,
+    must_equal: Option<LitStr>,
+    skip_when_default: bool,
     since: u32,
     until: Option<u32>,
     may_be_absent: bool,
@@ -173,7 +180,8 @@ impl<'a> Member<'a> {
         } else {
             quote!(field)
         };
-        let base = quote!(::vmstate::state::derived::#constructor::<#form, #ty>(#name));
+        // Whoever forgot to decide about a field is shown the field.
+        let base = quote_spanned!(ty.span()=> ::vmstate::state::derived::#constructor::<#form, #ty>(#name));
         let mut changes = Vec::new();
         let since = field.since;
         if since > 1 {
@@ -187,6 +195,21 @@ impl<'a> Member<'a> {
                 let default: #ty = #default;
                 <#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value(&default)
             })));
+        }
+        if field.skip_when_default {
+            changes.push(quote!(skip_when_default: true));
+        }
+        if let Some(ExprRange { start, end, .. }) = &field.range {
+            changes.push(quote!(range: ::std::option::Option::Some((
+                ::vmstate::state::MapKey::from(#start), ::vmstate::state::MapKey::from(#end)
+            ))));
+        }
+        if let Some(length) = &field.length {
+            let length = length.unraw().to_string();
+            changes.push(quote!(length: ::std::option::Option::Some(::vmstate::state::Name::from(#length))));
+        }
+        if let Some(hint) = &field.must_equal {
+            changes.push(quote!(must_equal: ::std::option::Option::Some(::std::string::String::from(#hint))));
         }
         Some(match changes[..] {
             [] => base,
@@ -211,8 +234,20 @@ impl<'a> Member<'a> {
             Role::Described(field) if field.until.is_some() => quote!(),
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
-                let to_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
-                if field.may_be_absent {
+                let to_value =
+                    quote_spanned!(ty.span()=> <#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
+                if let Some(length) = &field.length {
+                    let counted = quote!(::vmstate::state::derived::counted_to_value(&self.#ident, self.#length));
+                    quote!(::vmstate::state::derived::put(&mut value, #name, #counted);)
+                } else if let (true, Some(default)) = (field.skip_when_default, &field.default) {
+                    quote!({
+                        let default: #ty = #default;
+                        let (given, default) = (#to_value(&self.#ident), #to_value(&default));
+                        if given != default {
+                            ::vmstate::state::derived::put(&mut value, #name, given);
+                        }
+                    })
+                } else if field.may_be_absent {
                     quote!(if let ::std::option::Option::Some(field) = &self.#ident {
                         ::vmstate::state::derived::put(&mut value, #name, #to_value(field));
                     })
@@ -240,10 +275,14 @@ impl<'a> Member<'a> {
             }
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
-                let from_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
+                let from_value =
+                    quote_spanned!(ty.span()=> <#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
                 let if_there = quote!(::vmstate::state::derived::take_if_there(value, #name, #from_value)?);
                 match (&field.default, field.until) {
                     _ if field.may_be_absent => quote!(#ident: #if_there),
+                    (Some(default), None) if field.skip_when_default => {
+                        quote!(#ident: #if_there.unwrap_or_else(|| #default))
+                    }
                     (Some(default), Some(_)) => quote!(#ident: #if_there.unwrap_or_else(|| #default)),
                     _ => quote!(#ident: ::vmstate::state::derived::take(value, #name, #from_value)?),
                 }
@@ -291,6 +330,17 @@ impl<'a> Described<'a> {
                  or the struct `minimum_version = {since}`"
             ));
         }
+        let skip_when_default = marks.skip_when_default.is_some();
+        if skip_when_default && (marks.default.is_none() || marks.until.is_some()) {
+            return fault(
+                "a field that is left out when it has its default needs a `default`, and is not retired".into(),
+            );
+        }
+        if marks.length.is_some()
+            && (skip_when_default || may_be_absent || marks.max.is_some() || marks.until.is_some())
+        {
+            return fault("`length` is for an array `[T; N]` that is always there; its most elements are N".into());
+        }
         let default = marks.default.as_ref().map(|given| match given {
             Some(expression) => expression.clone(),
             None => syn::parse_quote!(<#ty as ::std::default::Default>::default()),
@@ -298,6 +348,10 @@ impl<'a> Described<'a> {
         Ok(Self {
             ty,
             max: marks.max.clone(),
+            length: marks.length.clone(),
+            range: marks.range.clone(),
+            must_equal: marks.must_equal.clone(),
+            skip_when_default,
             since,
             until: marks.until,
             may_be_absent,
@@ -309,6 +363,7 @@ impl<'a> Described<'a> {
     fn form(&self) -> TokenStream {
         match &self.max {
             Some(max) => quote!(::vmstate::state::derived::Max<{ #max }>),
+            None if self.length.is_some() => quote!(::vmstate::state::derived::Counted),
             None => quote!(::vmstate::state::derived::Plain),
         }
     }

@@ -6,7 +6,7 @@ use super::fields::wrong_kind;
 use super::name::Name;
 use super::path::{FieldPath, Step};
 use super::relation::Relation;
-use super::schema::Schema;
+use super::schema::{FieldSchema, Schema};
 use super::value::{StructValue, Value};
 use super::verdict::{Condition, Obstacle, Verdict};
 use super::wire_type::WireType;
@@ -100,17 +100,27 @@ fn structs(value: StructValue, writer: &Schema, reader: &Schema) -> Result<Struc
     for field in &reader.fields {
         let inside = |refused: Refused| refused.within(Step::Field(field.name.clone()));
         let known = counterpart(writer, field);
-        let taken = known.and_then(|known| Some((known, sent.take_field(&known.name)?)));
+        let taken = known.and_then(|known| Some((known, sent.take_or_skipped(known)?)));
         let value = match (taken, &field.default) {
-            (Some((known, value)), _) => Some(convert(value, &known.wire, &field.wire).map_err(inside)?),
+            (Some((known, value)), _) => Some(convert_field(value, known, field).map_err(inside)?),
             (None, Some(default)) => Some(default.clone()),
             (None, None) if field.may_be_absent => None,
             (None, None) if known.is_some() => return Err(inside(Condition::Sent.into())),
             (None, None) => return Err(inside(Obstacle::NoDefault.into())),
         };
-        if let Some(value) = value {
+        let skipped = field.skip_when_default && value == field.default;
+        if let Some(value) = value.filter(|_| !skipped) {
             adapted.push(field.name.clone(), value);
         }
+    }
+    let is_sent = |field: &&FieldSchema| counterpart(writer, field).is_some();
+    for field in reader
+        .fields
+        .iter()
+        .filter(|field| field.length.is_some())
+        .filter(is_sent)
+    {
+        check_count(&adapted, field)?;
     }
     for subsection in &reader.subsections {
         let inside = |refused: Refused| refused.within(Step::Field(subsection.name.clone()));
@@ -127,6 +137,24 @@ fn structs(value: StructValue, writer: &Schema, reader: &Schema) -> Result<Struc
     }
     sent.check_losses(writer)?;
     Ok(adapted)
+}
+
+/// Refuses a number of elements that is not what another field of the adapted value says.
+fn check_count(adapted: &StructValue, field: &FieldSchema) -> Result<(), Refused> {
+    let (Some(value), Some(length)) = (adapted.get(&field.name), &field.length) else {
+        return Ok(());
+    };
+    let checked = field.check_count(value, adapted);
+    checked.map_err(|_| Refused::from(Condition::LengthIsField(length.clone())).within(Step::Field(field.name.clone())))
+}
+
+/// Turns a field of the writer's into one of the reader's, which may allow fewer values.
+fn convert_field(value: Value, writer: &FieldSchema, reader: &FieldSchema) -> Result<Value, Refused> {
+    let value = convert(value, &writer.wire, &reader.wire)?;
+    match (reader.check_range(&value), reader.range) {
+        (Err(_), Some((least, most))) => Err(Condition::Between { least, most }.into()),
+        _ => Ok(value),
+    }
 }
 
 /// What the writer sent and nobody has taken yet.
@@ -151,6 +179,12 @@ impl From<StructValue> for Sent {
 impl Sent {
     fn take_field(&mut self, name: &str) -> Option<Value> {
         self.fields.iter_mut().find(|(sent, _)| sent == name)?.1.take()
+    }
+
+    /// What was sent of a field: also if that was left out because it is the writer's default.
+    fn take_or_skipped(&mut self, field: &FieldSchema) -> Option<Value> {
+        let skipped = || field.default.clone().filter(|_| field.skip_when_default);
+        self.take_field(&field.name).or_else(skipped)
     }
 
     fn take_subsection(&mut self, name: &str) -> Option<StructValue> {
@@ -201,6 +235,25 @@ fn convert(value: Value, writer: &WireType, reader: &WireType) -> Result<Value, 
                 .enumerate()
                 .map(|(i, element)| convert(element, writer, reader).map_err(|refused| refused.within(Step::Index(i))));
             from_elements(elements.collect::<Result<_, _>>()?, reader)
+        }
+        Relation::Maps {
+            writer,
+            reader,
+            keys,
+            length,
+        } => {
+            judge(&keys, &value).or_else(|refused| if value.count() == Some(0) { Ok(()) } else { Err(refused) })?;
+            judge(&length, &value)?;
+            let Value::Map(entries) = value else {
+                return Err(not_the_writers("a map", &value));
+            };
+            let entries = entries
+                .into_iter()
+                .map(|(key, value)| match convert(value, writer, reader) {
+                    Ok(value) => Ok((key, value)),
+                    Err(refused) => Err(refused.within(Step::Key(key))),
+                });
+            entries.collect::<Result<_, _>>().map(Value::Map)
         }
         Relation::Options { writer, reader } => match value {
             Value::Option(Some(value)) => Ok(some(convert(*value, writer, reader)?)),
@@ -300,7 +353,7 @@ mod tests {
         #[test]
         fn an_adapted_value_has_every_field_of_the_reader((writer, value, reader) in writer_value_reader()) {
             if let Ok(adapted) = adapt(value, &writer, &reader) {
-                for field in reader.fields.iter().filter(|field| !field.may_be_absent) {
+                for field in reader.fields.iter().filter(|field| !field.may_be_absent && !field.skip_when_default) {
                     prop_assert!(adapted.get(&field.name).is_some(), "{}", field.name);
                 }
             }

@@ -5,7 +5,7 @@
 
 use super::name::Name;
 use super::path::{FieldPath, Step};
-use super::relation::Relation;
+use super::relation::{Relation, integer_bounds};
 use super::schema::{FieldSchema, Schema, SubsectionSchema};
 use super::verdict::{Comparison, Condition, FieldVerdict, Obstacle, Verdict};
 use super::wire_type::WireType;
@@ -40,7 +40,7 @@ fn structs(path: &FieldPath, writer: &Schema, reader: &Schema) -> Verdicts {
     for field in &reader.fields {
         let path = inside(&field.name);
         verdicts.extend(match counterpart(writer, field) {
-            Some(sent) => fields(&path, sent, field),
+            Some(sent) => fields(&path, sent, field, count_is_kept(writer, reader, field)),
             None if field.is_dispensable() => one(&path, Verdict::Loads),
             None => one(&path, Verdict::DoesNot(Obstacle::NoDefault)),
         });
@@ -103,13 +103,57 @@ pub(super) fn loss_of_subsection(subsection: &SubsectionSchema) -> Verdict {
     }
 }
 
-fn fields(path: &FieldPath, writer: &FieldSchema, reader: &FieldSchema) -> Verdicts {
-    let contents = types(path, &writer.wire, &reader.wire);
+fn fields(path: &FieldPath, writer: &FieldSchema, reader: &FieldSchema, count_is_kept: bool) -> Verdicts {
+    let mut contents = types(path, &writer.wire, &reader.wire);
+    apply_ranges(path, writer, reader, &mut contents);
+    if let Some(length) = &reader.length
+        && !(count_is_kept && writer.length.as_ref() == Some(length))
+        && !contents
+            .iter()
+            .any(|field| matches!(field.verdict, Verdict::DoesNot(_)))
+    {
+        let condition = Condition::LengthIsField(length.clone());
+        contents.extend(one(path, Verdict::LoadsOnlyIf(condition)));
+    }
     match (writer.may_be_absent, reader.is_dispensable()) {
         (false, _) => contents,
         (true, true) => or_nothing(path, contents),
         (true, false) => and_sent(path, contents),
     }
+}
+
+/// Whether the field that says how many elements `field` has comes from the writer, as it was there.
+fn count_is_kept(writer: &Schema, reader: &Schema, field: &FieldSchema) -> bool {
+    let count = field.length.as_ref().and_then(|length| reader.field(length));
+    count.is_some_and(|count| counterpart(writer, count).is_some())
+}
+
+/// What the ranges of the two add to the verdicts on the types, and what they make superfluous of them.
+fn apply_ranges(path: &FieldPath, writer: &FieldSchema, reader: &FieldSchema, verdicts: &mut Verdicts) {
+    let bounds = |field: &FieldSchema| field.range.or_else(|| integer_bounds(field.wire.integers()?));
+    let Some(sent) = bounds(writer) else { return };
+    let is_within = |(least, most): (i128, i128)| least <= sent.0 && sent.1 <= most;
+    verdicts.retain(|field| match field.verdict {
+        Verdict::LoadsOnlyIf(Condition::Between { least, most }) => !is_within((least, most)),
+        _ => true,
+    });
+    let Some((least, most)) = reader.range else { return };
+    if is_within((least, most))
+        || verdicts
+            .iter()
+            .any(|field| matches!(field.verdict, Verdict::DoesNot(_)))
+    {
+        return;
+    }
+    let disjoint = (sent.1 < least || most < sent.0) && writer.wire.is_integer() && reader.wire.is_integer();
+    let verdict = match disjoint {
+        true => Verdict::DoesNot(Obstacle::Disjoint {
+            writer: sent,
+            reader: (least, most),
+        }),
+        false => Verdict::LoadsOnlyIf(Condition::Between { least, most }),
+    };
+    verdicts.extend(one(path, verdict));
 }
 
 fn subsections(path: &FieldPath, writer: &SubsectionSchema, reader: &SubsectionSchema) -> Verdicts {
@@ -128,6 +172,21 @@ fn types(path: &FieldPath, writer: &WireType, reader: &WireType) -> Verdicts {
         Relation::Options { writer, reader } => or_nothing(path, types(path, writer, reader)),
         Relation::Wrapped { reader } => types(path, writer, reader),
         Relation::Unwrapped { writer } => and_sent(path, types(path, writer, reader)),
+        Relation::Maps {
+            writer,
+            reader,
+            keys,
+            length,
+        } => {
+            let mut verdicts = types(&path.join(Step::Each), writer, reader);
+            verdicts.extend(
+                [keys, length]
+                    .into_iter()
+                    .filter(|verdict| *verdict != Verdict::Loads)
+                    .flat_map(|verdict| one(path, verdict)),
+            );
+            or_nothing(path, verdicts)
+        }
         Relation::Elements {
             length: Verdict::DoesNot(obstacle),
             ..

@@ -6,11 +6,13 @@
 
 use serde::de::DeserializeOwned;
 
+use super::bitmap::Bitmap;
 use super::decode_error::{DecodeError, DecodeFault};
+use super::error::Mismatch;
 use super::name::Name;
 use super::path::{FieldPath, Step};
 use super::schema::{FieldSchema, Schema, SubsectionSchema};
-use super::value::{StructValue, Value};
+use super::value::{MapKey, StructValue, Value};
 use super::wire_type::WireType;
 
 /// Reads a value as its schema (the writer's) says.
@@ -93,15 +95,28 @@ impl<'a> Reader<'a> {
                 value.push(field.name.clone(), taken);
             }
         }
+        for field in schema.live_fields().filter(|field| field.length.is_some()) {
+            let counted = value.get(&field.name).map(|counted| field.check_count(counted, &value));
+            if let Some(Err(mismatch)) = counted {
+                return Err(self.ruled(mismatch).within(Step::Field(field.name.clone())));
+            }
+        }
         self.take_subsections(schema, &mut value)?;
         Ok(value)
     }
 
     fn take_field(&mut self, field: &FieldSchema) -> Result<Option<Value>, Fault> {
-        if field.may_be_absent && !self.leaf::<bool>(&WireType::Bool)? {
+        if (field.may_be_absent || field.skip_when_default) && !self.leaf::<bool>(&WireType::Bool)? {
             return Ok(None);
         }
-        self.take(&field.wire).map(Some)
+        let value = self.take(&field.wire)?;
+        field.check_range(&value).map_err(|mismatch| self.ruled(mismatch))?;
+        // What was left out and what was not are one value.
+        Ok(Some(value).filter(|value| !field.skip_when_default || field.default.as_ref() != Some(value)))
+    }
+
+    fn ruled(&self, mismatch: Mismatch) -> Fault {
+        self.fault(DecodeFault::Ruled(Box::new(mismatch)))
     }
 
     fn take_subsections(&mut self, schema: &Schema, value: &mut StructValue) -> Result<(), Fault> {
@@ -164,6 +179,10 @@ impl<'a> Reader<'a> {
                 let len = self.len(*max)?;
                 self.elements(of, len)?
             }
+            WireType::Bitmap { max } => self.bits(*max)?,
+            WireType::Map { key, of, max } => self.entries(key, of, *max)?,
+            WireType::Deadline { .. } => Value::Deadline(self.leaf(wire)?),
+            WireType::Fd => return Err(self.fault(DecodeFault::Fd)),
             WireType::Struct(schema) => Value::Struct(self.take_struct(schema)?),
             WireType::Option(of) => {
                 let there: bool = self.leaf(&WireType::Bool)?;
@@ -193,6 +212,31 @@ impl<'a> Reader<'a> {
             elements.push(self.take(of).map_err(|fault| fault.within(Step::Index(i)))?);
         }
         Ok(Value::Array(elements))
+    }
+
+    fn bits(&mut self, max: u32) -> Result<Value, Fault> {
+        let len = self.len(max)?;
+        let start = self.fault(DecodeFault::Bitmap(len));
+        let bytes = self.slice(len.div_ceil(8))?;
+        Bitmap::from_bytes(len, bytes).map(Value::Bits).ok_or(start)
+    }
+
+    fn entries(&mut self, of_key: &WireType, of: &WireType, max: u32) -> Result<Value, Fault> {
+        let len = self.len(max)?;
+        let count = self.within_what_is_left(len)?;
+        let mut entries: Vec<(MapKey, Value)> = Vec::with_capacity(count.min(Self::ROOM_AT_ONCE));
+        for _ in 0..count {
+            let key = self.take(of_key)?;
+            let key = key
+                .integers()
+                .next()
+                .ok_or_else(|| self.fault(DecodeFault::Leaf(of_key.to_string())))?;
+            if entries.last().is_some_and(|(last, _)| *last >= key) {
+                return Err(self.ruled(Mismatch::KeyOrder(key)));
+            }
+            entries.push((key, self.take(of).map_err(|fault| fault.within(Step::Key(key)))?));
+        }
+        Ok(Value::Map(entries))
     }
 
     fn bytes(&mut self, max: u32) -> Result<Value, Fault> {

@@ -1,5 +1,6 @@
 //! Why bytes could not be read.
 
+use super::error::Mismatch;
 use super::name::Name;
 use super::path::FieldPath;
 
@@ -48,6 +49,15 @@ pub enum DecodeFault {
     /// A text that is no UTF-8.
     #[error("the text is no UTF-8")]
     Utf8,
+    /// Bytes with a bit set beyond the last of a bitmap.
+    #[error("a bit is set beyond the last of {0}")]
+    Bitmap(u32),
+    /// A value that the description rules out.
+    #[error("{0}")]
+    Ruled(Box<Mismatch>),
+    /// An open file, which no channel passes.
+    #[error("it is a file descriptor, and no channel passes those yet")]
+    Fd,
     /// An index that no variant has.
     #[error("it is variant {index} of {variants}")]
     Variant {

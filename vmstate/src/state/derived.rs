@@ -2,7 +2,7 @@
 
 use super::description::{VmEnum, VmField, VmSequence, VmState};
 use super::error::{Mismatch, StateError};
-use super::fields::wrong_kind;
+use super::fields::{bounded, check_len, wrong_kind};
 use super::name::Name;
 use super::path::Step;
 use super::schema::{Description, FieldSchema, Schema, SubsectionSchema};
@@ -163,6 +163,33 @@ impl<T: VmSequence, const MAX: u32> FieldForm<T> for Max<MAX> {
     fn from_value(value: &Value) -> Result<T, StateError> {
         T::from_value(value, MAX)
     }
+}
+
+/// An array of which another field says how many elements are state.
+pub struct Counted;
+
+impl<T: VmField + Default, const N: usize> FieldForm<[T; N]> for Counted {
+    fn wire_type() -> WireType {
+        <Vec<T> as VmSequence>::wire_type(bounded(N))
+    }
+
+    /// All elements: what a default is made of.
+    fn to_value(field: &[T; N]) -> Value {
+        T::run_to_value(field)
+    }
+
+    fn from_value(value: &Value) -> Result<[T; N], StateError> {
+        let elements = T::run_from_value(value)?;
+        check_len(elements.len(), bounded(N))?;
+        let mut elements = elements.into_iter();
+        Ok(std::array::from_fn(|_| elements.next().unwrap_or_default()))
+    }
+}
+
+/// The first `count` elements of an array; all of them if there are fewer, which the encoder then refuses.
+pub fn counted_to_value<T: VmField>(elements: &[T], count: impl Into<u64>) -> Value {
+    let count = usize::try_from(count.into()).unwrap_or(usize::MAX);
+    T::run_to_value(&elements[..count.min(elements.len())])
 }
 
 /// A field of type `T` that every version has; the derive changes what its attributes say otherwise.

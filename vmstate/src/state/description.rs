@@ -31,12 +31,13 @@ pub trait VmState: Sized {
 
 /// A type that a field of a state struct can have.
 ///
-/// Given for `bool`, the integers of 8 to 64 bits, `f64`, `[T; N]` and `Option<T>`; derived together with
+/// Given for `bool`, the integers of 8 to 64 bits, `f64`, `[T; N]`, `Option<T>` and [`Deadline`](super::Deadline); derived together with
 /// [`VmState`] for structs and by [`macro@crate::VmEnum`] for fieldless enums.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a field of a VmState struct as it is",
     note = "derive VmState (struct) or VmEnum (fieldless enum) for it",
-    note = "a Vec, VecDeque or String needs a bound: `#[vmstate(max = 64)]`",
+    note = "a Vec, VecDeque, BTreeMap, Bitmap or String needs a bound: `#[vmstate(max = 64)]`",
+    note = "a timer is the Deadline at which it runs out; a file descriptor cannot be state, as no channel passes one yet",
     note = "what is no state is marked `#[vmstate(skip(reason = \"...\"))]`"
 )]
 pub trait VmField: Sized {
@@ -68,7 +69,8 @@ pub trait VmField: Sized {
 
 /// A type of variable length, which a field can have together with a bound: `#[vmstate(max = 64)]`.
 ///
-/// Given for `Vec<T>`, `VecDeque<T>`, `String` and options of these.
+/// Given for `Vec<T>`, `VecDeque<T>`, `BTreeMap<K, T>` with integers as keys, [`Bitmap`](super::Bitmap), `String` and
+/// options of these.
 #[diagnostic::on_unimplemented(message = "`{Self}` has no variable length, so `max` says nothing about it")]
 pub trait VmSequence: Sized {
     /// How it is written, with at most `max` elements (bytes, for a text).

@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! struct      = version (varint), each live field, count of subsections (varint), each subsection
-//! field       = its value; one that may be absent has a byte before it: 0 absent, 1 there
+//! field       = its value; one that may be absent, or is left out when it has its default, has a byte before it:
+//!               0 not there, 1 there
 //! subsection  = name (length, bytes), length of the payload (varint), payload (a struct)
 //! array       = the elements; of bytes, the bytes
 //! seq, bytes, text = length (varint), then the elements or bytes
+//! bitmap      = how many bits (varint), then eight of them a byte, the lowest first
+//! map         = how many values (varint), then key and value of each, the keys ascending
 //! option      = 0, or 1 and the value
+//! deadline    = 0, or 1 and the nanoseconds
 //! enum        = the variant's index in the schema (varint)
 //! other leaf  = as postcard writes it
 //! ```
@@ -17,11 +21,12 @@
 use serde::Serialize;
 
 use super::error::{Mismatch, StateError};
-use super::fields::{check_len, wrong_kind};
+use super::fields::{check_len, widened, wrong_kind};
 use super::name::Name;
 use super::path::Step;
+use super::relation::integer_bounds;
 use super::schema::{FieldSchema, Schema};
-use super::value::{StructValue, Value};
+use super::value::{MapKey, StructValue, Value};
 use super::wire_type::WireType;
 
 /// A value that its schema cannot write.
@@ -53,11 +58,14 @@ pub fn encode(schema: &Schema, value: &StructValue) -> Result<Vec<u8>, EncodeErr
 
 /// Writes a field's default, as the schema's own record carries it.
 pub(super) fn encode_default(field: &FieldSchema) -> Result<Option<Vec<u8>>, StateError> {
-    let encoded = field.default.as_ref().map(|default| {
-        let mut out = Vec::new();
-        put(&mut out, &field.wire, default).map(|()| out)
-    });
+    let encoded = field.default.as_ref().map(|default| encode_value(&field.wire, default));
     encoded.transpose()
+}
+
+/// Writes a value of some type by itself.
+pub(super) fn encode_value(wire: &WireType, value: &Value) -> Result<Vec<u8>, StateError> {
+    let mut out = Vec::new();
+    put(&mut out, wire, value).map(|()| out)
 }
 
 fn put_struct(out: &mut Vec<u8>, schema: &Schema, value: &StructValue) -> Result<(), StateError> {
@@ -75,15 +83,22 @@ fn put_struct(out: &mut Vec<u8>, schema: &Schema, value: &StructValue) -> Result
     let mut written = 0;
     for field in schema.live_fields() {
         let inside = |error: StateError| error.within(Step::Field(field.name.clone()));
+        let has_flag = field.may_be_absent || field.skip_when_default;
         match value.get(&field.name) {
-            Some(value) => {
-                if field.may_be_absent {
-                    leaf(out, &true);
-                }
-                put(out, &field.wire, value).map_err(inside)?;
+            Some(value) if field.skip_when_default && field.default.as_ref() == Some(value) => {
+                leaf(out, &false);
                 written += 1;
             }
-            None if field.may_be_absent => leaf(out, &false),
+            Some(given) => {
+                if has_flag {
+                    leaf(out, &true);
+                }
+                let ruled = field.check_range(given).and_then(|()| field.check_count(given, value));
+                ruled.map_err(|ruled| inside(ruled.into()))?;
+                put(out, &field.wire, given).map_err(inside)?;
+                written += 1;
+            }
+            None if has_flag => leaf(out, &false),
             None => return Err(inside(Mismatch::Missing.into())),
         }
     }
@@ -157,6 +172,16 @@ fn put(out: &mut Vec<u8>, wire: &WireType, value: &Value) -> Result<(), StateErr
             put_len(out, elements.len(), *max)?;
             put_elements(out, of, elements)?;
         }
+        (WireType::Bitmap { max }, Value::Bits(bits)) => {
+            put_len(out, widened(bits.len()), *max)?;
+            out.extend_from_slice(bits.as_bytes());
+        }
+        (WireType::Map { key, of, max }, Value::Map(entries)) => {
+            put_len(out, entries.len(), *max)?;
+            put_entries(out, key, of, entries)?;
+        }
+        (WireType::Deadline { .. }, Value::Deadline(nanoseconds)) => leaf(out, nanoseconds),
+        (WireType::Fd, _) => return Err(Mismatch::Fd.into()),
         (WireType::Struct(schema), Value::Struct(value)) => put_struct(out, schema, value)?,
         (WireType::Option(of), Value::Option(value)) => {
             leaf(out, &value.is_some());
@@ -177,6 +202,34 @@ fn put(out: &mut Vec<u8>, wire: &WireType, value: &Value) -> Result<(), StateErr
 fn put_elements(out: &mut Vec<u8>, of: &WireType, elements: &[Value]) -> Result<(), StateError> {
     let mut numbered = elements.iter().enumerate();
     numbered.try_for_each(|(i, element)| put(out, of, element).map_err(|error| error.within(Step::Index(i))))
+}
+
+fn put_entries(
+    out: &mut Vec<u8>,
+    of_key: &WireType,
+    of: &WireType,
+    entries: &[(MapKey, Value)],
+) -> Result<(), StateError> {
+    let mut last = None;
+    for (key, value) in entries {
+        if last.replace(*key).is_some_and(|last| last >= *key) {
+            return Err(Mismatch::KeyOrder(*key).into());
+        }
+        let inside = |error: StateError| error.within(Step::Key(*key));
+        put(out, of_key, &key_value(of_key, *key).map_err(inside)?).map_err(inside)?;
+        put(out, of, value).map_err(inside)?;
+    }
+    Ok(())
+}
+
+/// A key as a value of its type.
+fn key_value(wire: &WireType, key: MapKey) -> Result<Value, StateError> {
+    let is_signed = matches!(integer_bounds(wire), Some((least, _)) if least < 0);
+    Ok(if is_signed {
+        Value::Int(narrow(wire, key)?)
+    } else {
+        Value::Uint(narrow(wire, key)?)
+    })
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8], max: u32) -> Result<(), StateError> {
@@ -215,8 +268,9 @@ where
 }
 
 fn leaf<T: Serialize>(out: &mut Vec<u8>, value: &T) {
-    let mut longest = [0; 10];
-    let written = postcard::to_slice(value, &mut longest).expect("a leaf takes at most the ten bytes of a varint u64");
+    let mut longest = [0; 11];
+    let written = postcard::to_slice(value, &mut longest)
+        .expect("a leaf takes at most the ten bytes of a varint u64 and one that says whether it is there");
     out.extend_from_slice(written);
 }
 

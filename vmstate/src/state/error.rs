@@ -58,6 +58,42 @@ pub enum Mismatch {
         /// The integer.
         value: i128,
     },
+    /// The integer is outside of the field's range.
+    #[error("{value} is not between {least} and {most}")]
+    OutOfRange {
+        /// The integer.
+        value: i128,
+        /// The least possible value.
+        least: i128,
+        /// The greatest possible value.
+        most: i128,
+    },
+    /// Not as many elements as another field says.
+    #[error("it has {len} elements, and `{field}` says {says}")]
+    Count {
+        /// How many there are.
+        len: u64,
+        /// The field that says how many there are.
+        field: Name,
+        /// What it says.
+        says: u64,
+    },
+    /// Keys of a map that do not ascend.
+    #[error("the key {0} of the map is there twice or not in its place")]
+    KeyOrder(i128),
+    /// An open file, which nothing can pass.
+    #[error("it is a file descriptor, and no channel passes those yet")]
+    Fd,
+    /// The value is not that of this machine's configuration.
+    #[error("it is {found}, and this machine is configured for {here}: {hint}")]
+    Configured {
+        /// The value that came.
+        found: String,
+        /// The value here.
+        here: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// Too many bytes or elements.
     #[error("its length is {len}, and at most {max} is possible")]
     TooLong {

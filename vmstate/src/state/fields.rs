@@ -1,11 +1,12 @@
 //! The plain types that a field of a state struct can have.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::bitmap::Bitmap;
 use super::description::{VmField, VmSequence};
 use super::error::{Mismatch, StateError};
 use super::path::Step;
-use super::value::Value;
+use super::value::{MapKey, Value};
 use super::wire_type::WireType;
 
 /// The error for a value of another kind than the one that belongs there.
@@ -135,8 +136,13 @@ impl<T: VmField, const N: usize> VmField for [T; N] {
     }
 }
 
+/// A length of a schema as one in memory.
+pub(super) fn widened(len: u32) -> usize {
+    usize::try_from(len).expect("a usize has 32 bits or more")
+}
+
 /// A length as a schema states it. No state has an array of 2^32 elements.
-fn bounded(len: usize) -> u32 {
+pub(super) fn bounded(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
@@ -207,6 +213,59 @@ impl VmSequence for String {
         }
     }
 }
+
+impl VmSequence for Bitmap {
+    fn wire_type(max: u32) -> WireType {
+        WireType::Bitmap { max }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Bits(self.clone())
+    }
+
+    fn from_value(value: &Value, max: u32) -> Result<Self, StateError> {
+        match value {
+            Value::Bits(bits) => check_len(widened(bits.len()), max).map(|()| bits.clone()),
+            other => Err(wrong_kind("a bitmap", other)),
+        }
+    }
+}
+
+impl<K: VmKey, T: VmField> VmSequence for BTreeMap<K, T> {
+    fn wire_type(max: u32) -> WireType {
+        WireType::Map {
+            key: Box::new(K::wire_type()),
+            of: Box::new(T::wire_type()),
+            max,
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        let entries = self.iter().map(|(key, value)| ((*key).into(), value.to_value()));
+        Value::Map(entries.collect())
+    }
+
+    fn from_value(value: &Value, max: u32) -> Result<Self, StateError> {
+        let Value::Map(entries) = value else {
+            return Err(wrong_kind("a map", value));
+        };
+        check_len(entries.len(), max)?;
+        let entry = |(key, value): &(MapKey, Value)| {
+            let inside = |error: StateError| error.within(Step::Key(*key));
+            let typed = K::try_from(*key).map_err(|_| {
+                let expected = K::wire_type().to_string();
+                inside(Mismatch::Range { expected, value: *key }.into())
+            })?;
+            Ok((typed, T::from_value(value).map_err(inside)?))
+        };
+        entries.iter().map(entry).collect()
+    }
+}
+
+/// The integers, which can be keys of a map.
+pub trait VmKey: VmField + Copy + Ord + Into<MapKey> + TryFrom<MapKey> {}
+
+impl<T: VmField + Copy + Ord + Into<MapKey> + TryFrom<MapKey>> VmKey for T {}
 
 impl<S: VmSequence> VmSequence for Option<S> {
     fn wire_type(max: u32) -> WireType {
@@ -295,6 +354,26 @@ mod tests {
         assert!(<Vec<u32> as VmSequence>::from_value(&value, 3).is_ok());
         let error = <Vec<u32> as VmSequence>::from_value(&value, 2).unwrap_err();
         assert_eq!(error.mismatch, Mismatch::TooLong { len: 3, max: 2 });
+    }
+
+    #[test]
+    fn a_map_keeps_what_is_under_each_key_and_refuses_a_key_out_of_range() {
+        let map = BTreeMap::from([(3u8, true), (200, false)]);
+        let value = map.to_value();
+        assert_eq!(<BTreeMap<u8, bool> as VmSequence>::from_value(&value, 2), Ok(map));
+        assert!(<BTreeMap<u8, bool> as VmSequence>::from_value(&value, 1).is_err());
+        let error = <BTreeMap<i8, bool> as VmSequence>::from_value(&value, 2).unwrap_err();
+        assert_eq!(error.to_string(), "field [=200]: 200 is no i8");
+    }
+
+    #[test]
+    fn a_bitmap_keeps_each_bit_and_how_many_there_are() {
+        let mut bitmap = Bitmap::new(12);
+        bitmap.set(11, true);
+        let value = bitmap.to_value();
+        assert_eq!(<Bitmap as VmSequence>::from_value(&value, 12), Ok(bitmap));
+        let error = <Bitmap as VmSequence>::from_value(&value, 11).unwrap_err();
+        assert_eq!(error.mismatch, Mismatch::TooLong { len: 12, max: 11 });
     }
 
     #[test]

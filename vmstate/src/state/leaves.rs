@@ -5,9 +5,10 @@
 
 use std::fmt;
 
+use super::bitmap::Bitmap;
 use super::path::{FieldPath, Step};
 use super::schema::Schema;
-use super::value::{StructValue, Value};
+use super::value::{MapKey, StructValue, Value};
 use super::wire_type::WireType;
 
 /// A path at which a value has no leaf.
@@ -21,13 +22,23 @@ pub struct NoLeaf {
 }
 
 impl StructValue {
-    /// The paths of all leaves, in order: everything that is no struct, array or option. What an option holds has the
+    /// The paths of all leaves, in order: everything that is no struct, array, map or option. What an option holds has the
     /// option's path; an option that holds nothing, like an empty array, has no leaf.
     #[must_use]
     pub fn leaf_paths(&self) -> Vec<FieldPath> {
         let mut leaves = Vec::new();
-        gather(&FieldPath::root(), self, &mut leaves);
+        self.for_each_leaf(|path, value| {
+            if !matches!(value, Value::Option(_) | Value::Array(_) | Value::Map(_)) {
+                leaves.push(path.clone());
+            }
+        });
         leaves
+    }
+
+    /// Calls `each` with everything that an observer wants to see of this value, in order: every leaf with its path, and
+    /// every option, array and map that has no leaf because there is nothing in it.
+    pub fn for_each_leaf(&self, mut each: impl FnMut(&FieldPath, &Value)) {
+        show_struct(&FieldPath::root(), self, &mut each);
     }
 
     /// The value at a path without "each" steps, seen through options.
@@ -42,8 +53,8 @@ impl StructValue {
         }
     }
 
-    /// Zeroes one leaf: a number becomes 0, a truth value false, a text empty, an enum its first variant, and bytes as
-    /// many zeros. Returns whether that changed anything.
+    /// Zeroes one leaf: a number becomes 0, a truth value false, a text empty, an enum its first variant, bytes and bits as
+    /// many zeros, and a deadline is none. Returns whether that changed anything.
     ///
     /// # Errors
     ///
@@ -64,30 +75,42 @@ impl Value {
             (_, None) => Some(self),
             (Self::Struct(value), Some(_)) => value.at(&steps.iter().cloned().collect()),
             (Self::Array(elements), Some((Step::Index(index), inner))) => elements.get(*index)?.at(inner),
+            (Self::Map(entries), Some((Step::Key(key), inner))) => entry(entries, *key)?.at(inner),
             _ => None,
         }
     }
 }
 
-fn gather(path: &FieldPath, value: &StructValue, leaves: &mut Vec<FieldPath>) {
+/// What a map has under a key.
+fn entry(entries: &[(MapKey, Value)], key: MapKey) -> Option<&Value> {
+    let at = entries.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+    Some(&entries[at].1)
+}
+
+fn show_struct(path: &FieldPath, value: &StructValue, each: &mut dyn FnMut(&FieldPath, &Value)) {
     for (name, value) in value.fields() {
-        gather_from(&path.join(Step::Field(name.clone())), value, leaves);
+        show(&path.join(Step::Field(name.clone())), value, each);
     }
     for (name, value) in value.subsections() {
-        gather(&path.join(Step::Field(name.clone())), value, leaves);
+        show_struct(&path.join(Step::Field(name.clone())), value, each);
     }
 }
 
-fn gather_from(path: &FieldPath, value: &Value, leaves: &mut Vec<FieldPath>) {
+fn show(path: &FieldPath, value: &Value, each: &mut dyn FnMut(&FieldPath, &Value)) {
     match value {
-        Value::Struct(value) => gather(path, value, leaves),
-        Value::Option(value) => value.iter().for_each(|value| gather_from(path, value, leaves)),
-        Value::Array(elements) => {
+        Value::Struct(value) => show_struct(path, value, each),
+        Value::Option(Some(value)) => show(path, value, each),
+        Value::Array(elements) if !elements.is_empty() => {
             for (i, element) in elements.iter().enumerate() {
-                gather_from(&path.join(Step::Index(i)), element, leaves);
+                show(&path.join(Step::Index(i)), element, each);
             }
         }
-        _ => leaves.push(path.clone()),
+        Value::Map(entries) if !entries.is_empty() => {
+            for (key, value) in entries {
+                show(&path.join(Step::Key(*key)), value, each);
+            }
+        }
+        leaf => each(path, leaf),
     }
 }
 
@@ -110,12 +133,19 @@ fn zero_in_value(value: &mut Value, wire: &WireType, steps: &[Step]) -> Option<b
             let Step::Index(index) = step else { return None };
             return zero_in_value(elements.get_mut(*index)?, of, inner);
         }
+        (Value::Map(entries), WireType::Map { of, .. }, Some((step, inner))) => {
+            let Step::Key(key) = step else { return None };
+            let at = entries.binary_search_by_key(key, |(key, _)| *key).ok()?;
+            return zero_in_value(&mut entries[at].1, of, inner);
+        }
         (Value::Bool(_), _, None) => Value::Bool(false),
         (Value::Uint(_), _, None) => Value::Uint(0),
         (Value::Int(_), _, None) => Value::Int(0),
         (Value::F64(_), _, None) => Value::F64(0.0),
         (Value::Bytes(bytes), _, None) => Value::Bytes(vec![0; bytes.len()]),
         (Value::Str(_), _, None) => Value::Str(String::new()),
+        (Value::Bits(bits), _, None) => Value::Bits(Bitmap::new(bits.len())),
+        (Value::Deadline(_), _, None) => Value::Deadline(None),
         (Value::Enum(_), WireType::Enum { variants }, None) => Value::Enum(variants.first()?.clone()),
         _ => return None,
     };
@@ -201,6 +231,17 @@ fn diff_fields(path: &FieldPath, left: Option<&Value>, right: Option<&Value>, fo
         (Some(Value::Array(left)), Some(Value::Array(right))) if left.len() == right.len() => {
             for (i, (left, right)) in left.iter().zip(right).enumerate() {
                 diff_fields(&path.join(Step::Index(i)), Some(left), Some(right), found);
+            }
+        }
+        (Some(Value::Map(left)), Some(Value::Map(right))) => {
+            let only_right = right.iter().filter(|(key, _)| entry(left, *key).is_none());
+            for (key, _) in left.iter().chain(only_right) {
+                diff_fields(
+                    &path.join(Step::Key(*key)),
+                    entry(left, *key),
+                    entry(right, *key),
+                    found,
+                );
             }
         }
         (left, right) if left == right => {}

@@ -15,7 +15,10 @@
 //! condition will get through [`adapt()`].
 
 mod adapt;
+mod bitmap;
 mod compare;
+mod configured;
+mod deadline;
 mod decode;
 mod decode_error;
 #[doc(hidden)]
@@ -24,6 +27,7 @@ mod description;
 mod encode;
 mod error;
 mod fields;
+mod json;
 mod leaves;
 mod name;
 mod path;
@@ -31,6 +35,7 @@ mod relation;
 mod schema;
 mod schema_cbor;
 mod schema_error;
+mod schema_json;
 #[cfg(test)]
 mod testing;
 mod value;
@@ -38,19 +43,24 @@ mod verdict;
 mod wire_type;
 
 pub use adapt::{AdaptError, Refusal, adapt};
+pub use bitmap::Bitmap;
 pub use compare::compare;
+pub use configured::check_configured;
+pub use deadline::{Deadline, RealtimeClock, TimerClock, VirtualClock};
 pub use decode::decode;
 pub use decode_error::{DecodeError, DecodeFault};
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
 pub use error::{Mismatch, StateError};
+pub use fields::VmKey;
 pub use leaves::{FieldDiff, NoLeaf, diff};
 pub use name::Name;
 pub use path::{FieldPath, NoPath, Step};
 pub use schema::{Description, FieldSchema, Schema, SubsectionSchema};
 pub use schema_cbor::SchemaReadError;
 pub use schema_error::{SchemaError, SchemaFault, TypeFault};
-pub use value::{StructValue, Value};
+pub use schema_json::SchemaJsonError;
+pub use value::{MapKey, StructValue, Value};
 pub use verdict::{Comparison, Condition, FieldVerdict, Obstacle, Verdict};
 /// Lets a fieldless enum be a field of a state struct: implements [`trait@VmEnum`] and [`VmField`].
 ///
@@ -99,7 +109,11 @@ pub use wire_type::WireType;
 /// | attribute | meaning |
 /// | --- | --- |
 /// | `name = "..."` | the name in the description, the field's unless given: what keeps a field's old name when it is renamed |
-/// | `max = N` | the most elements (of a text: bytes) of a `Vec`, `VecDeque` or `String`, a `u32` |
+/// | `range = A..=B` | the integers that it can be, or consist of: fewer than its type has. A value outside is neither saved nor loaded |
+/// | `length = FIELD` | of an array `[T; N]`: only the first so many elements are state as the named field of the struct says; the others are their default on load |
+/// | `must_equal(hint = "...")` | it is configuration: it must be what this machine has already, or the load is refused with the hint |
+/// | `skip_when_default` | it is not written when it has its `default`, which may take 64 bytes |
+/// | `max = N` | the most elements (of a text: bytes, of a bitmap: bits) of a `Vec`, `VecDeque`, `BTreeMap`, [`Bitmap`] or `String`, a `u32` |
 /// | `since = N` | the first version that has the field; it needs a default for older ones |
 /// | `default`, `default = EXPRESSION` | what it is when the writer does not have it |
 /// | `until = N` | the first version that no longer has the field: it is not saved, and is kept to load older versions |

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::name::Name;
+use super::value::MapKey;
 
 /// One step from a value to a value inside it. An option is no step: its contents have the option's own path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,11 +13,13 @@ pub enum Step {
     Field(Name),
     /// To one element of an array or a sequence.
     Index(usize),
-    /// To every element of an array or a sequence, in a verdict that holds for all of them alike.
+    /// To the value of a map that has this key.
+    Key(MapKey),
+    /// To every element of an array, a sequence or a map, in a verdict that holds for all of them alike.
     Each,
 }
 
-/// The path from a section's value to a field inside it, printed as `lvt[3].mode`; `.` is the value itself, and
+/// The path from a section's value to a field inside it, printed as `lvt[3].mode`; `.` is the value itself, `slots[=7]` what a map has under the key 7, and
 /// `lvt[].mode` means the mode of every element.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldPath(Vec<Step>);
@@ -54,7 +57,7 @@ impl FieldPath {
     #[must_use]
     pub fn described(&self) -> Self {
         let each = |step: &Step| match step {
-            Step::Index(_) => Step::Each,
+            Step::Index(_) | Step::Key(_) => Step::Each,
             other => other.clone(),
         };
         Self(self.0.iter().map(each).collect())
@@ -77,6 +80,7 @@ impl fmt::Display for FieldPath {
                 Step::Field(name) if i == 0 => f.write_str(name)?,
                 Step::Field(name) => write!(f, ".{name}")?,
                 Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) => write!(f, "[={key}]")?,
                 Step::Each => f.write_str("[]")?,
             }
         }
@@ -110,6 +114,7 @@ impl FromStr for FieldPath {
                 let index = piece.strip_suffix(']').ok_or_else(no_path)?;
                 steps.push(match index {
                     "" => Step::Each,
+                    key if key.starts_with('=') => Step::Key(key[1..].parse().map_err(|_| no_path())?),
                     digits => Step::Index(digits.parse().map_err(|_| no_path())?),
                 });
             }
@@ -136,7 +141,9 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_path_is_refused() {
-        for bad in ["", "a..b", "a.", ".a", "a[", "a[x]", "a]", "a.[0]", "a[0]b"] {
+        for bad in [
+            "", "a..b", "a.", ".a", "a[", "a[x]", "a]", "a.[0]", "a[0]b", "a[=]", "a[=x]",
+        ] {
             assert!(bad.parse::<FieldPath>().is_err(), "{bad}");
         }
     }
@@ -145,6 +152,7 @@ mod tests {
         prop_oneof![
             "[a-z][a-z0-9_-]{0,8}".prop_map(|name| Step::Field(name.into())),
             any::<usize>().prop_map(Step::Index),
+            any::<MapKey>().prop_map(Step::Key),
             Just(Step::Each),
         ]
     }

@@ -22,6 +22,15 @@ pub(super) enum Relation<'a> {
         /// Whether no elements at all are possible on both sides.
         may_be_empty: bool,
     },
+    /// Value by value, each under its key.
+    Maps {
+        writer: &'a WireType,
+        reader: &'a WireType,
+        /// What is asked of the keys.
+        keys: Verdict,
+        /// What is asked of the number of values.
+        length: Verdict,
+    },
     /// What the option holds, if it holds something.
     Options { writer: &'a WireType, reader: &'a WireType },
     /// The value becomes the contents of an option.
@@ -64,6 +73,29 @@ impl<'a> Relation<'a> {
                     _ => Verdict::LoadsOnlyIf(Condition::NoneOf(lost)),
                 })
             }
+            (WireType::Bitmap { max: from }, WireType::Bitmap { max: to }) => {
+                let lengths = Count::AtMost(*from).verdict_in(Count::AtMost(*to));
+                Self::Stays(lengths.unwrap_or_else(|| retyped(writer, reader)))
+            }
+            (
+                WireType::Map { key, of, max },
+                WireType::Map {
+                    key: to,
+                    of: into,
+                    max: most,
+                },
+            ) => Self::Maps {
+                writer: of,
+                reader: into,
+                keys: keys(key, to),
+                length: Count::AtMost(*max)
+                    .verdict_in(Count::AtMost(*most))
+                    .unwrap_or_else(|| retyped(writer, reader)),
+            },
+            (WireType::Deadline { clock: from }, WireType::Deadline { clock: to }) if from == to => {
+                Self::Stays(Verdict::Loads)
+            }
+            (WireType::Fd, WireType::Fd) => Self::Stays(Verdict::DoesNot(Obstacle::FileDescriptor)),
             (WireType::Struct(writer), WireType::Struct(reader)) => Self::Structs { writer, reader },
             (WireType::Option(writer), WireType::Option(reader)) => Self::Options { writer, reader },
             (_, WireType::Option(reader)) => Self::Wrapped { reader },
@@ -71,6 +103,24 @@ impl<'a> Relation<'a> {
             _ => Self::Stays(retyped(writer, reader)),
         }
     }
+}
+
+/// What is asked of the keys of a map.
+fn keys(writer: &WireType, reader: &WireType) -> Verdict {
+    let (Some(from), Some(to)) = (Integer::of(writer), Integer::of(reader)) else {
+        return retyped(writer, reader);
+    };
+    match from.verdict_in(to) {
+        Verdict::LoadsOnlyIf(Condition::Between { least, most }) => {
+            Verdict::LoadsOnlyIf(Condition::KeysBetween { least, most })
+        }
+        other => other,
+    }
+}
+
+/// The first and the last value of a type of integers.
+pub(super) fn integer_bounds(wire: &WireType) -> Option<(i128, i128)> {
+    Integer::of(wire).map(Integer::bounds)
 }
 
 fn retyped(writer: &WireType, reader: &WireType) -> Verdict {
@@ -113,11 +163,15 @@ impl Integer {
         if self.bits <= reader.bits {
             return Verdict::Loads;
         }
-        let (least, most) = match reader.signed {
-            false => (0, (1i128 << reader.bits) - 1),
-            true => (-(1i128 << (reader.bits - 1)), (1i128 << (reader.bits - 1)) - 1),
-        };
+        let (least, most) = reader.bounds();
         Verdict::LoadsOnlyIf(Condition::Between { least, most })
+    }
+
+    fn bounds(self) -> (i128, i128) {
+        match self.signed {
+            false => (0, (1i128 << self.bits) - 1),
+            true => (-(1i128 << (self.bits - 1)), (1i128 << (self.bits - 1)) - 1),
+        }
     }
 }
 

@@ -5,9 +5,11 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::encode::encode_default;
+use super::error::Mismatch;
 use super::name::Name;
+use super::relation::integer_bounds;
 use super::schema_error::{SchemaError, SchemaFault, TypeFault};
-use super::value::Value;
+use super::value::{StructValue, Value};
 use super::wire_type::WireType;
 
 /// What a schema says of one field.
@@ -25,6 +27,14 @@ pub struct FieldSchema {
     pub may_be_absent: bool,
     /// What it is when the writer has no such field.
     pub default: Option<Value>,
+    /// Whether it is not written when it has its default.
+    pub skip_when_default: bool,
+    /// The integers that it can be, or be made of, the first and the last one included: fewer than its type has.
+    pub range: Option<(i128, i128)>,
+    /// The field of the same struct that says how many elements this one has.
+    pub length: Option<Name>,
+    /// That it has to be what the machine that loads it is configured for, and what a user can do if it is not.
+    pub must_equal: Option<String>,
 }
 
 impl FieldSchema {
@@ -38,6 +48,37 @@ impl FieldSchema {
             until: None,
             may_be_absent: false,
             default: None,
+            skip_when_default: false,
+            range: None,
+            length: None,
+            must_equal: None,
+        }
+    }
+
+    /// The largest default, in bytes as it is written, of a field that is left out when it has it: who reads a stream
+    /// takes memory for that which has taken none of the stream.
+    pub const MAX_SKIPPED: usize = 64;
+
+    /// Refuses a value that the field's range rules out.
+    pub(super) fn check_range(&self, value: &Value) -> Result<(), Mismatch> {
+        let Some((least, most)) = self.range else { return Ok(()) };
+        match value.integers().find(|value| !(least..=most).contains(value)) {
+            None => Ok(()),
+            Some(value) => Err(Mismatch::OutOfRange { value, least, most }),
+        }
+    }
+
+    /// Refuses a number of elements that is not what another field of `of` says.
+    pub(super) fn check_count(&self, value: &Value, of: &StructValue) -> Result<(), Mismatch> {
+        let Some(field) = &self.length else { return Ok(()) };
+        let (Some(len), Some(Value::Uint(says))) = (value.count(), of.get(field)) else {
+            return Ok(());
+        };
+        let (says, field) = (*says, field.clone());
+        if len == says {
+            Ok(())
+        } else {
+            Err(Mismatch::Count { len, field, says })
         }
     }
 
@@ -104,7 +145,10 @@ impl Description {
     /// stream is loaded.
     pub fn check(self) -> Result<Schema, SchemaError> {
         match self.fault() {
-            None => Ok(Schema(self)),
+            None => {
+                let is_configured = self.is_configured();
+                Ok(Schema(self, is_configured))
+            }
             Some((field, fault)) => Err(SchemaError {
                 description: self.name,
                 field,
@@ -168,8 +212,48 @@ impl Description {
         if field.wire.depth() > Schema::MAX_DEPTH {
             return Some(SchemaFault::Type(TypeFault::Depth));
         }
-        let misfit = encode_default(field).err();
-        misfit.map(|error| SchemaFault::Default(Box::new(error)))
+        if let Some((least, most)) = field.range {
+            let bounds = field.wire.integers().and_then(integer_bounds);
+            let within = bounds.is_some_and(|(first, last)| first <= least && most <= last);
+            if !within || least > most {
+                return Some(SchemaFault::Range { least, most });
+            }
+        }
+        if let Some(length) = field.length.as_ref().filter(|length| !self.can_count(length, field)) {
+            return Some(SchemaFault::Length(length.clone()));
+        }
+        if let Some(Err(mismatch)) = field.default.as_ref().map(|default| field.check_range(default)) {
+            return Some(SchemaFault::Default(Box::new(mismatch.into())));
+        }
+        match encode_default(field) {
+            Err(error) => Some(SchemaFault::Default(Box::new(error))),
+            Ok(Some(default)) if field.skip_when_default && default.len() <= FieldSchema::MAX_SKIPPED => None,
+            Ok(_) => field.skip_when_default.then_some(SchemaFault::SkippedDefault),
+        }
+    }
+
+    /// Whether the field called `length` can say how many elements `field` has.
+    fn can_count(&self, length: &Name, field: &FieldSchema) -> bool {
+        let is_run = matches!(field.wire, WireType::Seq { .. } | WireType::Bytes { .. });
+        let counts = |count: &FieldSchema| {
+            count.wire.is_integer()
+                && matches!(integer_bounds(&count.wire), Some((0, _)))
+                && !count.may_be_absent
+                && !count.skip_when_default
+                && count.since <= field.since
+                && count.until.is_none()
+        };
+        is_run && self.fields.iter().any(|count| count.name == *length && counts(count))
+    }
+
+    fn is_configured(&self) -> bool {
+        let field =
+            |field: &FieldSchema| field.must_equal.is_some() || field.wire.nested().is_some_and(Schema::is_configured);
+        self.fields.iter().any(field)
+            || self
+                .subsections
+                .iter()
+                .any(|subsection| subsection.schema.is_configured())
     }
 
     pub(super) fn depth(&self) -> usize {
@@ -185,7 +269,10 @@ impl Description {
 /// names being unique and legal, its versions in order, its depth bounded, its types never empty, and every field that
 /// some loadable version lacks having a substitute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Schema(Description);
+pub struct Schema(Description, IsConfigured);
+
+/// Whether anything in a schema must equal what the machine is configured for; looked up once, because hardly any does.
+type IsConfigured = bool;
 
 impl Schema {
     /// How many levels of types may lie below a description.
@@ -194,6 +281,12 @@ impl Schema {
     pub const MAX_DIMENSIONS: usize = 4;
     /// How many variants an enum may have.
     pub const MAX_VARIANTS: usize = 1 << 12;
+
+    /// Whether some field in it must equal what the machine is configured for.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.1
+    }
 
     /// The field of that name, live or retired.
     #[must_use]
@@ -232,6 +325,18 @@ impl Schema {
             }
             if let Some(default) = &field.default {
                 write!(f, ", default {default}")?;
+            }
+            if field.skip_when_default {
+                f.write_str(", left out when default")?;
+            }
+            if let Some((least, most)) = field.range {
+                write!(f, ", from {least} to {most}")?;
+            }
+            if let Some(length) = &field.length {
+                write!(f, ", as many as `{length}` says")?;
+            }
+            if let Some(hint) = &field.must_equal {
+                write!(f, ", as configured ({hint:?})")?;
             }
             if let Some(nested) = field.wire.nested() {
                 write!(f, " (version {})", nested.version)?;

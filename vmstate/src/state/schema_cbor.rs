@@ -7,14 +7,18 @@
 //!
 //! ```text
 //! schema     = { 0: name, 2: version, 4: minimum version, 6: priority, 8: [field...], 10: [subsection...] }
-//! field      = { 0: name, 2: type, ?4: since (else 1), ?6: until, ?8: may be absent (else false), ?10: default }
+//! field      = { 0: name, 2: type, ?4: since (else 1), ?6: until, ?8: may be absent (else false), ?10: default,
+//!                ?12: left out when it has its default (else false), ?13: [least, most], ?15: the field with its length,
+//!                ?17: hint if it must be as configured }
 //! subsection = { 0: name, 2: optional, 4: schema }
-//! type       = { 0: kind, ?2: element type, ?4: length or bound, ?6: schema, ?8: [variant...] }
+//! type       = { 0: kind, ?2: element type, ?4: length or bound, ?6: schema, ?8: [variant...], ?10: type of keys,
+//!                ?12: clock }
 //! default    = a byte string: the value as a section would hold it
 //! ```
 
 use std::convert::Infallible;
 
+use minicbor::data::Int;
 use minicbor::decode::{Decoder, Error as CborError};
 use minicbor::encode::{Encoder, Error as PutError};
 
@@ -121,6 +125,10 @@ fn put_field(out: &mut Encoder<Vec<u8>>, field: &FieldSchema) -> Put {
         field.until.is_some(),
         field.may_be_absent,
         default.is_some(),
+        field.skip_when_default,
+        field.range.is_some(),
+        field.length.is_some(),
+        field.must_equal.is_some(),
     ];
     out.map(2 + count(&optional.iter().filter(|there| **there).collect::<Vec<_>>()))?;
     out.u8(0)?.str(&field.name)?;
@@ -138,11 +146,28 @@ fn put_field(out: &mut Encoder<Vec<u8>>, field: &FieldSchema) -> Put {
     if let Some(default) = default {
         out.u8(10)?.bytes(&default)?;
     }
+    if field.skip_when_default {
+        out.u8(12)?.bool(true)?;
+    }
+    if let Some((least, most)) = field.range {
+        out.u8(13)?.array(2)?.int(integer(least))?.int(integer(most))?;
+    }
+    if let Some(length) = &field.length {
+        out.u8(15)?.str(length)?;
+    }
+    if let Some(hint) = &field.must_equal {
+        out.u8(17)?.str(hint)?;
+    }
     Ok(())
 }
 
+/// An end of a range, which a checked schema has within a type of at most 64 bits.
+fn integer(value: i128) -> Int {
+    Int::try_from(value).expect("a range lies within its type")
+}
+
 /// The plain kinds of types and their numbers, which never change.
-const PLAIN: [(u8, WireType); 10] = [
+const PLAIN: [(u8, WireType); 11] = [
     (1, WireType::Bool),
     (2, WireType::U8),
     (3, WireType::U16),
@@ -153,6 +178,7 @@ const PLAIN: [(u8, WireType); 10] = [
     (8, WireType::I32),
     (9, WireType::I64),
     (10, WireType::F64),
+    (11, WireType::Fd),
 ];
 const BYTES: u8 = 16;
 const STR: u8 = 17;
@@ -161,6 +187,9 @@ const SEQ: u8 = 19;
 const STRUCT: u8 = 20;
 const OPTION: u8 = 21;
 const ENUM: u8 = 22;
+const BITMAP: u8 = 23;
+const MAP: u8 = 24;
+const DEADLINE: u8 = 25;
 
 fn put_type(out: &mut Encoder<Vec<u8>>, wire: &WireType) -> Put {
     if let Some((kind, _)) = PLAIN.iter().find(|(_, plain)| plain == wire) {
@@ -187,6 +216,20 @@ fn put_type(out: &mut Encoder<Vec<u8>>, wire: &WireType) -> Put {
             )?;
             put_type(out.u8(2)?, of)?;
             out.u8(4)?.u32(*bound)?.ok()
+        }
+        WireType::Bitmap { max } => {
+            open(2, BITMAP)?;
+            out.u8(4)?.u32(*max)?.ok()
+        }
+        WireType::Map { key, of, max } => {
+            open(4, MAP)?;
+            put_type(out.u8(2)?, of)?;
+            out.u8(4)?.u32(*max)?;
+            put_type(out.u8(10)?, key)
+        }
+        WireType::Deadline { clock } => {
+            open(2, DEADLINE)?;
+            out.u8(12)?.str(clock)?.ok()
         }
         WireType::Struct(schema) => {
             open(2, STRUCT)?;
@@ -320,7 +363,8 @@ impl<'b> Reader<'b> {
     fn field(&mut self, depth: usize) -> Read<FieldSchema> {
         const PART: &str = "field";
         let (mut name, mut wire, mut since, mut until) = (None, None, 1, None);
-        let (mut may_be_absent, mut default) = (false, None);
+        let (mut may_be_absent, mut default, mut skip_when_default) = (false, None, false);
+        let (mut range, mut length, mut must_equal) = (None, None, None);
         self.map(PART, |reader, key| {
             match key {
                 0 => name = Some(reader.name(PART)?),
@@ -329,6 +373,10 @@ impl<'b> Reader<'b> {
                 6 => until = Some(reader.u32(PART)?),
                 8 => may_be_absent = reader.take(PART, Decoder::bool)?,
                 10 => default = Some(reader.take(PART, Decoder::bytes)?),
+                12 => skip_when_default = reader.take(PART, Decoder::bool)?,
+                13 => range = Some(reader.range(PART)?),
+                15 => length = Some(reader.name(PART)?),
+                17 => must_equal = Some(reader.take(PART, |cbor| cbor.str().map(str::to_owned))?),
                 _ => return Ok(Known::No),
             }
             Ok(Known::Yes)
@@ -354,7 +402,18 @@ impl<'b> Reader<'b> {
             until,
             may_be_absent,
             default,
+            skip_when_default,
+            range,
+            length,
+            must_equal,
         })
+    }
+
+    fn range(&mut self, part: &'static str) -> Read<(i128, i128)> {
+        match self.list(part, |reader| reader.take(part, Decoder::int).map(i128::from))?[..] {
+            [least, most] => Ok((least, most)),
+            _ => Err(self.malformed(part, "a range has two ends")),
+        }
     }
 
     fn subsection(&mut self, depth: usize) -> Read<SubsectionSchema> {
@@ -380,6 +439,7 @@ impl<'b> Reader<'b> {
         const PART: &str = "type";
         self.check_depth(depth)?;
         let (mut kind, mut of, mut bound, mut schema, mut variants) = (None, None, None, None, None);
+        let (mut key_type, mut clock) = (None, None);
         self.map(PART, |reader, key| {
             match key {
                 0 => kind = Some(reader.take(PART, Decoder::u8)?),
@@ -387,6 +447,8 @@ impl<'b> Reader<'b> {
                 4 => bound = Some(reader.u32(PART)?),
                 6 => schema = Some(reader.schema(depth + 1)?),
                 8 => variants = Some(reader.list(PART, |reader| reader.name(PART))?),
+                10 => key_type = Some(reader.wire_type(depth + 1)?),
+                12 => clock = Some(reader.name(PART)?),
                 _ => return Ok(Known::No),
             }
             Ok(Known::Yes)
@@ -409,6 +471,17 @@ impl<'b> Reader<'b> {
             SEQ => Ok(WireType::Seq {
                 of: Box::new(self.required(PART, 2, of)?),
                 max: self.required(PART, 4, bound)?,
+            }),
+            BITMAP => Ok(WireType::Bitmap {
+                max: self.required(PART, 4, bound)?,
+            }),
+            MAP => Ok(WireType::Map {
+                of: Box::new(self.required(PART, 2, of)?),
+                max: self.required(PART, 4, bound)?,
+                key: Box::new(self.required(PART, 10, key_type)?),
+            }),
+            DEADLINE => Ok(WireType::Deadline {
+                clock: self.required(PART, 12, clock)?,
             }),
             STRUCT => Ok(WireType::Struct(Box::new(self.required(PART, 6, schema)?))),
             OPTION => Ok(WireType::Option(Box::new(self.required(PART, 2, of)?))),

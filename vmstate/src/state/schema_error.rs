@@ -2,7 +2,7 @@
 
 use super::error::StateError;
 use super::name::Name;
-use super::schema::Schema;
+use super::schema::{FieldSchema, Schema};
 
 /// A description that cannot be a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,25 @@ pub enum SchemaFault {
     /// The default is no value of the field's type.
     #[error("its default does not fit: {0}")]
     Default(Box<StateError>),
+    /// Left out when it has its default, and without a default of a few bytes.
+    #[error(
+        "it is left out when it has its default; that takes a default of at most {} bytes, and no `may_be_absent`",
+        FieldSchema::MAX_SKIPPED
+    )]
+    SkippedDefault,
+    /// A range that does not lie within the type, or is no range.
+    #[error("its range {least} to {most} is none of integers of its type")]
+    Range {
+        /// Its least value.
+        least: i128,
+        /// Its greatest value.
+        most: i128,
+    },
+    /// The field that says how many elements there are cannot.
+    #[error(
+        "how many elements it has cannot be the value of `{0}`: that is an unsigned integer that is always there, and this a sequence"
+    )]
+    Length(Name),
     /// The type is empty, unbounded or ambiguous.
     #[error("{0}")]
     Type(TypeFault),
@@ -75,4 +94,10 @@ pub enum TypeFault {
     /// A variant whose name is illegal or used twice.
     #[error("its variant `{0}` is there twice, or its name has illegal characters")]
     Variant(Name),
+    /// A map whose keys are no integers.
+    #[error("its map has keys of type {0}, and only integers can be keys")]
+    Key(String),
+    /// A clock with an illegal name.
+    #[error("its clock `{0}` has an illegal name")]
+    Clock(Name),
 }

@@ -1,10 +1,11 @@
 //! Strategies for the properties: any schema, any value of it, and a schema that is a few edits away.
 
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::string::string_regex;
 
-use super::{Description, FieldSchema, Name, Schema, StructValue, SubsectionSchema, Value, WireType};
+use super::relation::integer_bounds;
+use super::{Bitmap, Description, FieldSchema, Name, Schema, StructValue, SubsectionSchema, Value, WireType};
 
 /// Any schema and any value of it.
 pub(super) fn schema_and_value() -> impl Strategy<Value = (Schema, StructValue)> {
@@ -62,28 +63,58 @@ fn schema_of_depth(depth: u32) -> BoxedStrategy<Schema> {
         .boxed()
 }
 
-/// A field's type and default, and raw numbers from which its life is made once its struct's version is known.
-type AnyField = (WireType, Value, bool, bool, u32, u32);
+/// A field's type and default, another value, and raw numbers from which its life is made once its struct's version is
+/// known.
+type AnyField = (WireType, Value, Value, [bool; 4], u32, u32);
 
 fn field(depth: u32) -> impl Strategy<Value = AnyField> {
-    let wire_and_value = wire_type(depth).prop_flat_map(|wire| (Just(wire.clone()), value(&wire)));
-    (wire_and_value, any::<bool>(), any::<bool>(), 0..6u32, 0..6u32)
-        .prop_map(|((wire, default), absent, defaulted, since, until)| (wire, default, absent, defaulted, since, until))
+    let wire_and_values = wire_type(depth).prop_flat_map(|wire| (Just(wire.clone()), value(&wire), value(&wire)));
+    (wire_and_values, any::<[bool; 4]>(), 0..6u32, 0..6u32)
+        .prop_map(|((wire, default, other), flags, since, until)| (wire, default, other, flags, since, until))
 }
 
 /// Names a field and gives it a legal life.
 fn place(field: AnyField, index: usize, version: u32, minimum_version: u32) -> FieldSchema {
-    let (wire, default, may_be_absent, defaulted, since, until) = field;
+    let (wire, default, other, [may_be_absent, defaulted, skipped, ranged], since, until) = field;
     let since = if since < version { since + 1 } else { 1 };
     let until = (since < until && until <= version).then_some(until);
     let needs_default = since > minimum_version || until.is_some();
-    FieldSchema {
+    let range = (ranged && wire.is_integer())
+        .then(|| range_of(&default, &other))
+        .flatten();
+    let default = (!may_be_absent && (defaulted || needs_default)).then_some(default);
+    let field = FieldSchema {
         since,
         until,
         may_be_absent,
-        default: (!may_be_absent && (defaulted || needs_default)).then_some(default),
+        default,
+        range,
         ..FieldSchema::new(format!("field{index}"), wire)
-    }
+    };
+    let skipping = FieldSchema {
+        skip_when_default: skipped,
+        ..field.clone()
+    };
+    if is_legal(&skipping) { skipping } else { field }
+}
+
+/// The range from the lesser to the greater of two integers.
+fn range_of(a: &Value, b: &Value) -> Option<(i128, i128)> {
+    let (a, b) = (a.integers().next()?, b.integers().next()?);
+    Some((a.min(b), a.max(b)))
+}
+
+/// Whether a field is legal in some description, its life aside.
+fn is_legal(field: &FieldSchema) -> bool {
+    let probe = Description {
+        fields: vec![FieldSchema {
+            since: 1,
+            until: None,
+            ..field.clone()
+        }],
+        ..Description::new("p")
+    };
+    probe.check().is_ok()
 }
 
 const VARIANTS: [&str; 4] = ["edge", "level", "pulse", "none"];
@@ -102,6 +133,8 @@ fn leaf_type() -> impl Strategy<Value = WireType> {
         Just(WireType::F64),
         (0..9u32).prop_map(|max| WireType::Bytes { max }),
         (0..9u32).prop_map(|max| WireType::Str { max }),
+        (0..20u32).prop_map(|max| WireType::Bitmap { max }),
+        prop_oneof![Just("virtual"), Just("realtime")].prop_map(|clock| WireType::Deadline { clock: clock.into() }),
         (1..=VARIANTS.len()).prop_map(|count| WireType::Enum {
             variants: VARIANTS[..count].iter().map(|variant| Name::from(*variant)).collect()
         }),
@@ -117,25 +150,51 @@ fn wire_type(depth: u32) -> BoxedStrategy<WireType> {
         4 => leaf_type(),
         1 => (inner(), 1..4u32).prop_map(|(of, len)| WireType::Array { of, len }),
         1 => (inner(), 0..4u32).prop_map(|(of, max)| WireType::Seq { of, max }),
+        1 => (key_type(), inner(), 0..4u32).prop_map(|(key, of, max)| WireType::Map { key: Box::new(key), of, max }),
         1 => inner().prop_map(WireType::Option),
         1 => schema_of_depth(depth - 1).prop_map(|schema| WireType::Struct(Box::new(schema))),
     ]
     .boxed()
 }
 
+fn key_type() -> impl Strategy<Value = WireType> {
+    prop_oneof![
+        Just(WireType::U8),
+        Just(WireType::U32),
+        Just(WireType::I16),
+        Just(WireType::I64)
+    ]
+}
+
+/// Any value of a field, as a struct holds it: none if it may be left out and is.
+fn field_value(field: &FieldSchema) -> BoxedStrategy<Option<Value>> {
+    let values = match field.range {
+        None => value(&field.wire),
+        Some((least, most)) => {
+            let signed = matches!(integer_bounds(&field.wire), Some((first, _)) if first < 0);
+            (least..=most)
+                .prop_map(move |integer| match signed {
+                    true => Value::Int(integer.try_into().expect("within its type")),
+                    false => Value::Uint(integer.try_into().expect("within its type")),
+                })
+                .boxed()
+        }
+    };
+    let (may_be_absent, default) = (field.may_be_absent, field.default.clone());
+    let skipped = default.filter(|_| field.skip_when_default);
+    (values, any::<bool>())
+        .prop_map(move |(value, there)| {
+            let there = there || !may_be_absent;
+            Some(value).filter(|value| there && skipped.as_ref() != Some(value))
+        })
+        .boxed()
+}
+
 /// Any value of a schema.
 pub(super) fn struct_value(schema: &Schema) -> BoxedStrategy<StructValue> {
     let fields: Vec<_> = schema
         .live_fields()
-        .map(|field| {
-            let (name, absent) = (field.name.clone(), field.may_be_absent);
-            let there = if absent {
-                any::<bool>().boxed()
-            } else {
-                Just(true).boxed()
-            };
-            (Just(name), there, value(&field.wire))
-        })
+        .map(|field| (Just(field.name.clone()), field_value(field)))
         .collect();
     let subsections: Vec<_> = schema
         .subsections
@@ -154,8 +213,10 @@ pub(super) fn struct_value(schema: &Schema) -> BoxedStrategy<StructValue> {
     (fields, subsections)
         .prop_map(move |(fields, subsections)| {
             let mut value = StructValue::new(version);
-            for (name, _, field) in fields.into_iter().filter(|(_, there, _)| *there) {
-                value.set(name, field);
+            for (name, field) in fields {
+                if let Some(field) = field {
+                    value.set(name, field);
+                }
             }
             for (name, _, subsection) in subsections.into_iter().filter(|(_, there, _)| *there) {
                 value.set_subsection(name, subsection);
@@ -189,6 +250,21 @@ fn value(wire: &WireType) -> BoxedStrategy<Value> {
             let text = string_regex(&format!("[a-z]{{0,{max}}}")).expect("a legal expression");
             text.prop_map(Value::Str).boxed()
         }
+        WireType::Bitmap { max } => vec(any::<bool>(), 0..=usize::try_from(*max).expect("small"))
+            .prop_map(|bits| {
+                let mut bitmap = Bitmap::new(bits.len().try_into().expect("small"));
+                (0..).zip(bits).for_each(|(bit, to)| _ = bitmap.set(bit, to));
+                Value::Bits(bitmap)
+            })
+            .boxed(),
+        WireType::Map { key, of, max } => {
+            let keys = value(key).prop_map(|key| key.integers().next().expect("an integer is one"));
+            btree_map(keys, value(of), 0..=usize::try_from(*max).expect("small"))
+                .prop_map(|map| Value::Map(map.into_iter().collect()))
+                .boxed()
+        }
+        WireType::Deadline { .. } => any::<Option<u64>>().prop_map(Value::Deadline).boxed(),
+        WireType::Fd => unreachable!("no value of it can be written"),
         WireType::Array { of, len } => elements(of, *len, *len),
         WireType::Seq { of, max } => elements(of, 0, *max),
         WireType::Struct(schema) => struct_value(schema).prop_map(Value::Struct).boxed(),
@@ -218,7 +294,8 @@ fn edit_schema(schema: &Schema, edits: &mut dyn Iterator<Item = u8>) -> Schema {
             1 => continue,
             2 => field.name = format!("renamed{i}").into(),
             3 => field.default = None,
-            4 => (field.may_be_absent, field.default) = (true, None),
+            4 => (field.may_be_absent, field.default, field.skip_when_default) = (true, None, false),
+            5 => field.range = None,
             _ => {}
         }
         field.wire = edit_type(&field.wire, edits);
@@ -249,17 +326,15 @@ fn edit_schema(schema: &Schema, edits: &mut dyn Iterator<Item = u8>) -> Schema {
     edited.check().expect("the edits keep a schema legal")
 }
 
-/// A field whose default fits its type again, or that may be absent if it must have a substitute and has none.
+/// A field whose range and default fit its type again, or that may be absent if it must have a substitute and has none.
 fn repaired(mut field: FieldSchema, minimum_version: u32) -> FieldSchema {
-    let probe = Description {
-        fields: vec![FieldSchema {
-            since: 1,
-            until: None,
-            ..field.clone()
-        }],
-        ..Description::new("p")
-    };
-    if probe.check().is_err() {
+    if !is_legal(&field) {
+        field.range = None;
+    }
+    if !is_legal(&field) {
+        field.skip_when_default = false;
+    }
+    if !is_legal(&field) {
         field.default = None;
     }
     let must = field.since > minimum_version || field.until.is_some();
@@ -287,6 +362,20 @@ fn edit_type(wire: &WireType, edits: &mut dyn Iterator<Item = u8>) -> WireType {
             max: *max,
         },
         (WireType::Str { max }, 2) => WireType::Str { max: max / 2 },
+        (WireType::Bitmap { max }, 2) => WireType::Bitmap { max: max / 2 },
+        (WireType::Deadline { .. }, 2) => WireType::Deadline {
+            clock: "realtime".into(),
+        },
+        (WireType::Map { of, max, .. }, 2) => WireType::Map {
+            key: Box::new(WireType::U8),
+            of: of.clone(),
+            max: *max,
+        },
+        (WireType::Map { key, of, max }, 3) => WireType::Map {
+            key: key.clone(),
+            of: of.clone(),
+            max: max / 2,
+        },
         (WireType::Enum { variants }, 2) => WireType::Enum {
             variants: variants[variants.len() / 2..].to_vec(),
         },
@@ -315,6 +404,11 @@ fn edit_type(wire: &WireType, edits: &mut dyn Iterator<Item = u8>) -> WireType {
             len: *len,
         },
         (WireType::Seq { of, max }, _) => WireType::Seq {
+            of: Box::new(edit_type(of, edits)),
+            max: *max,
+        },
+        (WireType::Map { key, of, max }, _) => WireType::Map {
+            key: key.clone(),
             of: Box::new(edit_type(of, edits)),
             max: *max,
         },

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::bitmap::Bitmap;
 use super::name::Name;
 
 /// The value of a field.
@@ -24,15 +25,24 @@ pub enum Value {
     Bytes(Vec<u8>),
     /// A text.
     Str(String),
+    /// Bits by number.
+    Bits(Bitmap),
     /// Elements of one type, of fixed or variable number.
     Array(Vec<Value>),
+    /// Values by an integer, in the order of the integers.
+    Map(Vec<(MapKey, Value)>),
     /// A nested struct.
     Struct(StructValue),
     /// Something or nothing.
     Option(Option<Box<Value>>),
     /// The variant of a fieldless enum, by name.
     Enum(Name),
+    /// When a timer runs out, in nanoseconds of the clock that its type names, or that it is not armed.
+    Deadline(Option<u64>),
 }
+
+/// The key of a map: any integer of the types that a field can have.
+pub type MapKey = i128;
 
 impl Value {
     /// What kind of value this is, for messages.
@@ -45,11 +55,41 @@ impl Value {
             Self::F64(_) => "a floating-point number",
             Self::Bytes(_) => "bytes",
             Self::Str(_) => "a text",
+            Self::Bits(_) => "a bitmap",
             Self::Array(_) => "an array",
+            Self::Map(_) => "a map",
             Self::Struct(_) => "a struct",
             Self::Option(_) => "an option",
             Self::Enum(_) => "a variant",
+            Self::Deadline(_) => "a deadline",
         }
+    }
+}
+
+impl Value {
+    /// The integers that this is or is made of, as far as a range can be said of them.
+    pub(super) fn integers(&self) -> Box<dyn Iterator<Item = i128> + '_> {
+        match self {
+            Self::Uint(value) => Box::new(std::iter::once(i128::from(*value))),
+            Self::Int(value) => Box::new(std::iter::once(i128::from(*value))),
+            Self::Bytes(bytes) => Box::new(bytes.iter().map(|byte| i128::from(*byte))),
+            Self::Array(elements) => Box::new(elements.iter().flat_map(Self::integers)),
+            Self::Option(Some(value)) => value.integers(),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+
+    /// How many bytes, bits, elements or entries it has, if it is a number of something.
+    pub(super) fn count(&self) -> Option<u64> {
+        let count = match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Str(text) => text.len(),
+            Self::Array(elements) => elements.len(),
+            Self::Map(entries) => entries.len(),
+            Self::Bits(bits) => return Some(bits.len().into()),
+            _ => return None,
+        };
+        u64::try_from(count).ok()
     }
 }
 
@@ -62,10 +102,13 @@ impl PartialEq for Value {
             (Self::F64(a), Self::F64(b)) => a.to_bits() == b.to_bits(),
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::Str(a), Self::Str(b)) => a == b,
+            (Self::Bits(a), Self::Bits(b)) => a == b,
             (Self::Array(a), Self::Array(b)) => a == b,
+            (Self::Map(a), Self::Map(b)) => a == b,
             (Self::Struct(a), Self::Struct(b)) => a == b,
             (Self::Option(a), Self::Option(b)) => a == b,
             (Self::Enum(a), Self::Enum(b)) => a == b,
+            (Self::Deadline(a), Self::Deadline(b)) => a == b,
             _ => false,
         }
     }
@@ -85,6 +128,7 @@ impl fmt::Display for Value {
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Str(text) => write!(f, "{text:?}"),
+            Self::Bits(bits) => write!(f, "{bits}"),
             Self::Array(elements) => {
                 f.write_str("[")?;
                 for (i, element) in elements.iter().enumerate() {
@@ -92,10 +136,19 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+            Self::Map(entries) => {
+                f.write_str("{")?;
+                for (i, (key, value)) in entries.iter().enumerate() {
+                    write!(f, "{}{key}: {value}", if i == 0 { "" } else { ", " })?;
+                }
+                f.write_str("}")
+            }
             Self::Struct(value) => write!(f, "{value}"),
             Self::Option(None) => f.write_str("none"),
             Self::Option(Some(value)) => write!(f, "{value}"),
             Self::Enum(variant) => write!(f, "{variant}"),
+            Self::Deadline(None) => f.write_str("not armed"),
+            Self::Deadline(Some(nanoseconds)) => write!(f, "at {nanoseconds} ns"),
         }
     }
 }

@@ -40,6 +40,17 @@ pub enum Condition {
         /// The most that fits.
         most: i128,
     },
+    /// Every key of the map fits a narrower integer.
+    #[error("every key of it is between {least} and {most}")]
+    KeysBetween {
+        /// The least that fits.
+        least: i128,
+        /// The greatest that fits.
+        most: i128,
+    },
+    /// It has as many elements as another field says.
+    #[error("it has as many elements as `{0}` says")]
+    LengthIsField(Name),
     /// It has no more bytes or elements than the reader has room for.
     #[error("its length is at most {0}")]
     LengthAtMost(u32),
@@ -62,25 +73,19 @@ fn list(names: &[Name]) -> String {
 impl Condition {
     /// Whether a value that is there meets this condition.
     pub(super) fn holds(&self, value: &Value) -> bool {
-        let integer = match value {
-            Value::Uint(value) => Some(i128::from(*value)),
-            Value::Int(value) => Some(i128::from(*value)),
-            _ => None,
-        };
-        let length = match value {
-            Value::Bytes(bytes) => Some(bytes.len()),
-            Value::Str(text) => Some(text.len()),
-            Value::Array(elements) => Some(elements.len()),
-            _ => None,
-        };
-        let length = length.and_then(|length| u32::try_from(length).ok());
+        let length = value.count();
         match self {
             Self::Nothing { .. } => *value == Value::Option(None) || length == Some(0),
             Self::Sent => *value != Value::Option(None),
             Self::Is(default) => value == default,
-            Self::Between { least, most } => integer.is_some_and(|integer| (*least..=*most).contains(&integer)),
-            Self::LengthAtMost(most) => length.is_some_and(|length| length <= *most),
-            Self::LengthIs(exact) => length == Some(*exact),
+            Self::Between { least, most } => value.integers().all(|integer| (*least..=*most).contains(&integer)),
+            Self::KeysBetween { least, most } => {
+                matches!(value, Value::Map(entries) if entries.iter().all(|(key, _)| (*least..=*most).contains(key)))
+            }
+            Self::LengthAtMost(most) => length.is_some_and(|length| length <= u64::from(*most)),
+            Self::LengthIs(exact) => length == Some(u64::from(*exact)),
+            // Only the struct around it can tell.
+            Self::LengthIsField(_) => true,
             Self::NoneOf(lost) => matches!(value, Value::Enum(variant) if !lost.contains(variant)),
         }
     }
@@ -110,6 +115,17 @@ pub enum Obstacle {
     /// The reader has no such field or subsection (any more, or yet).
     #[error("the reader does not know it, and it would be lost")]
     Unknown,
+    /// No value that the writer allows is one that the reader allows.
+    #[error("the writer has {} to {} there, and the reader takes {} to {}", .writer.0, .writer.1, .reader.0, .reader.1)]
+    Disjoint {
+        /// The first and the last value of the writer's.
+        writer: (i128, i128),
+        /// The first and the last value of the reader's.
+        reader: (i128, i128),
+    },
+    /// It is an open file, which no channel passes.
+    #[error("it is a file descriptor, and no channel passes those yet")]
+    FileDescriptor,
     /// The writer has no such field or subsection.
     #[error("the writer does not know it, and the reader has no default for it")]
     NoDefault,

@@ -43,6 +43,11 @@ pub enum WireType {
         /// The most bytes (not characters) there can be.
         max: u32,
     },
+    /// Bits by number.
+    Bitmap {
+        /// The most bits there can be.
+        max: u32,
+    },
     /// A fixed number of elements. One of [`WireType::U8`] is a run of bytes.
     Array {
         /// The type of each element.
@@ -57,6 +62,15 @@ pub enum WireType {
         /// The most elements there can be.
         max: u32,
     },
+    /// A variable number of values, each with an integer by which it is found.
+    Map {
+        /// The type of the integers.
+        key: Box<WireType>,
+        /// The type of the values.
+        of: Box<WireType>,
+        /// The most values there can be.
+        max: u32,
+    },
     /// A nested struct, which carries its own version.
     Struct(Box<Schema>),
     /// Something or nothing.
@@ -66,13 +80,21 @@ pub enum WireType {
         /// The variants, in the order of their indices; the first is the one that stands for zero.
         variants: Vec<Name>,
     },
+    /// When a timer runs out.
+    Deadline {
+        /// The clock by which it does.
+        clock: Name,
+    },
+    /// An open file. No channel passes one yet, so that neither a value can be written nor one be read; the kind has a
+    /// number, so that a stream of a later Tern that has one is refused by the name of the field.
+    Fd,
 }
 
 impl WireType {
     /// How many levels of types lie below this one.
     pub(super) fn depth(&self) -> usize {
         match self {
-            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => 1 + of.depth(),
+            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Map { of, .. } | Self::Option(of) => 1 + of.depth(),
             Self::Struct(schema) => 1 + schema.depth(),
             _ => 0,
         }
@@ -92,7 +114,9 @@ impl WireType {
         }
         match self {
             Self::Array { len: 0, .. } => Err(TypeFault::EmptyArray),
-            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => of.check(),
+            Self::Map { key, .. } if !key.is_integer() => Err(TypeFault::Key(key.to_string())),
+            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Map { of, .. } | Self::Option(of) => of.check(),
+            Self::Deadline { clock } if !clock.is_field_name() => Err(TypeFault::Clock(clock.clone())),
             Self::Enum { variants } => {
                 let mut seen = HashSet::new();
                 if variants.is_empty() || variants.len() > Schema::MAX_VARIANTS {
@@ -110,9 +134,26 @@ impl WireType {
     /// The schema of the struct that this is, or is made of.
     pub(super) fn nested(&self) -> Option<&Schema> {
         match self {
-            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => of.nested(),
+            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Map { of, .. } | Self::Option(of) => of.nested(),
             Self::Struct(schema) => Some(schema),
             _ => None,
+        }
+    }
+
+    /// Whether a value of this type is an integer.
+    pub(super) fn is_integer(&self) -> bool {
+        matches!(
+            self,
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 | Self::I8 | Self::I16 | Self::I32 | Self::I64
+        )
+    }
+
+    /// The type of the integers that this is made of, if it is made of nothing else.
+    pub(super) fn integers(&self) -> Option<&Self> {
+        match self {
+            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Option(of) => of.integers(),
+            Self::Bytes { .. } => Some(&Self::U8),
+            integer => integer.is_integer().then_some(integer),
         }
     }
 
@@ -138,7 +179,9 @@ impl fmt::Display for WireType {
             Self::Bytes { max } => write!(f, "bytes up to {max}"),
             Self::Str { max } => write!(f, "text up to {max}"),
             Self::Array { of, len } => write!(f, "[{of}; {len}]"),
+            Self::Bitmap { max } => write!(f, "up to {max} bits"),
             Self::Seq { of, max } => write!(f, "up to {max} of {of}"),
+            Self::Map { key, of, max } => write!(f, "up to {max} of {of} by {key}"),
             Self::Struct(schema) => write!(f, "{}", schema.name),
             Self::Option(of) => write!(f, "optional {of}"),
             Self::Enum { variants } => {
@@ -147,6 +190,8 @@ impl fmt::Display for WireType {
                 }
                 Ok(())
             }
+            Self::Deadline { clock } => write!(f, "deadline on the {clock} clock"),
+            Self::Fd => f.write_str("file descriptor"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, DeriveInput, Error, Expr, Field, Ident, LitInt, LitStr, Path, Result};
+use syn::{Attribute, DeriveInput, Error, Expr, ExprRange, Field, Ident, LitInt, LitStr, Path, RangeLimits, Result};
 
 /// What the attributes of the struct say.
 pub(super) struct Container {
@@ -48,6 +48,10 @@ pub(super) struct Marks {
     pub(super) default: Option<Option<Expr>>,
     pub(super) may_be_absent: Option<()>,
     pub(super) max: Option<Expr>,
+    pub(super) range: Option<ExprRange>,
+    pub(super) length: Option<Ident>,
+    pub(super) must_equal: Option<LitStr>,
+    pub(super) skip_when_default: Option<()>,
     pub(super) subsection: Option<Option<Path>>,
     pub(super) skip: Option<()>,
 }
@@ -60,6 +64,10 @@ impl Marks {
             () if meta.path.is_ident("since") => set(&mut marks.since, &meta, number(&meta)?),
             () if meta.path.is_ident("until") => set(&mut marks.until, &meta, number(&meta)?),
             () if meta.path.is_ident("max") => set(&mut marks.max, &meta, meta.value()?.parse()?),
+            () if meta.path.is_ident("range") => set(&mut marks.range, &meta, range(&meta)?),
+            () if meta.path.is_ident("length") => set(&mut marks.length, &meta, meta.value()?.parse()?),
+            () if meta.path.is_ident("must_equal") => set(&mut marks.must_equal, &meta, sentence(&meta, "hint")?),
+            () if meta.path.is_ident("skip_when_default") => set(&mut marks.skip_when_default, &meta, ()),
             () if meta.path.is_ident("may_be_absent") => set(&mut marks.may_be_absent, &meta, ()),
             () if meta.path.is_ident("default") => {
                 let given = meta.input.peek(syn::Token![=]);
@@ -77,18 +85,12 @@ impl Marks {
                 set(&mut marks.subsection, &meta, needed)
             }
             () if meta.path.is_ident("skip") => {
-                let mut reason = None;
-                meta.parse_nested_meta(|inner| match () {
-                    () if inner.path.is_ident("reason") => set(&mut reason, &inner, inner.value()?.parse::<LitStr>()?),
-                    () => Err(inner.error("to skip a field takes `reason = \"...\"` and nothing else")),
-                })?;
-                if reason.is_none_or(|reason| reason.value().trim().is_empty()) {
-                    return Err(meta.error("why is this field no state? say `skip(reason = \"...\")`"));
-                }
+                sentence(&meta, "reason")?;
                 set(&mut marks.skip, &meta, ())
             }
             () => Err(meta.error(
-                "unknown attribute; a field may have name, since, until, default, may_be_absent, max, subsection, skip",
+                "unknown attribute; a field may have name, since, until, default, skip_when_default, may_be_absent, \
+                 must_equal, range, max, length, subsection, skip",
             )),
         })?;
         Ok(marks)
@@ -97,7 +99,9 @@ impl Marks {
     /// Whether anything is said that only makes sense for a field of the description.
     pub(super) fn describe_a_field(&self) -> bool {
         let versions = self.since.is_some() || self.until.is_some();
-        versions || self.default.is_some() || self.may_be_absent.is_some() || self.max.is_some()
+        let presence = self.default.is_some() || self.skip_when_default.is_some() || self.may_be_absent.is_some();
+        let values = self.range.is_some() || self.must_equal.is_some();
+        versions || presence || values || self.max.is_some() || self.length.is_some()
     }
 }
 
@@ -110,6 +114,36 @@ pub(super) fn set<T>(slot: &mut Option<T>, meta: &ParseNestedMeta, value: T) -> 
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(meta.error("this attribute is given twice")),
+    }
+}
+
+/// The one sentence that an attribute takes, `skip(reason = "...")`.
+fn sentence(meta: &ParseNestedMeta, called: &str) -> Result<LitStr> {
+    let mut sentence = None;
+    if meta.input.peek(syn::token::Paren) {
+        meta.parse_nested_meta(|inner| match () {
+            () if inner.path.is_ident(called) => set(&mut sentence, &inner, inner.value()?.parse::<LitStr>()?),
+            () => Err(inner.error(format!("it takes `{called} = \"...\"` and nothing else"))),
+        })?;
+    }
+    let question = match called {
+        "reason" => "why is this field no state? say `skip(reason = \"...\")`",
+        _ => "what can a user do if it differs? say `must_equal(hint = \"...\")`",
+    };
+    sentence
+        .filter(|sentence| !sentence.value().trim().is_empty())
+        .ok_or_else(|| meta.error(question))
+}
+
+/// A range with both ends, the last one included.
+fn range(meta: &ParseNestedMeta) -> Result<ExprRange> {
+    let range: ExprRange = meta.value()?.parse()?;
+    match (&range.start, &range.limits, &range.end) {
+        (Some(_), RangeLimits::Closed(_), Some(_)) => Ok(range),
+        _ => Err(Error::new_spanned(
+            range,
+            "a range has two ends, and both are in it: `range = 0..=7`",
+        )),
     }
 }
 

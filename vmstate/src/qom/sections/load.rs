@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Described, Key, described};
-use crate::qom::{Install, Object, StateBinding};
+use crate::qom::{Install, Object};
 use crate::state::{self, AdaptError, DecodeError, HookError, Schema, StateError};
 
 /// A section of a stream or file that is to be loaded.
@@ -93,7 +93,7 @@ pub enum SectionFault {
 pub fn load_tree(root: &Object, sections: Vec<IncomingSection>) -> Result<(), LoadTreeError> {
     let mut loads = Vec::with_capacity(sections.len());
     for (target, section) in match_up(root, sections)? {
-        match prepare(target.binding, &section) {
+        match prepare(&target, &section) {
             Ok(install) => loads.push(Load {
                 target,
                 install,
@@ -163,13 +163,17 @@ fn unexpected(root: &Object, section: IncomingSection) -> LoadTreeError {
 }
 
 /// The first phase for one section: from bytes to a state.
-fn prepare(binding: &StateBinding, section: &IncomingSection) -> Result<Install, Box<SectionFault>> {
+fn prepare(target: &Described, section: &IncomingSection) -> Result<Install, Box<SectionFault>> {
     fn boxed(fault: impl Into<SectionFault>) -> Box<SectionFault> {
         Box::new(fault.into())
     }
     let value = state::decode(&section.writer_schema, &section.bytes).map_err(boxed)?;
-    let value = state::adapt(value, &section.writer_schema, binding.schema()).map_err(boxed)?;
-    binding.prepare(&value).map_err(boxed)
+    let schema = target.binding.schema();
+    let value = state::adapt(value, &section.writer_schema, schema).map_err(boxed)?;
+    if schema.is_configured() {
+        state::check_configured(schema, &value, &target.binding.take(&target.object)).map_err(boxed)?;
+    }
+    target.binding.prepare(&value).map_err(boxed)
 }
 
 /// A state on its way into its object.

@@ -1,0 +1,306 @@
+//! `vm state check`: whether what one Tern saves loads in another.
+
+use std::{collections::BTreeSet, fmt, path::PathBuf};
+
+use serde_json::{Value, json};
+use vmstate::state::{Verdict, adapt, compare};
+
+use super::{
+    descriptions::{Described, Descriptions},
+    plain,
+};
+use crate::cli::{error::CliError, exit::Exit, messages::Messages};
+
+/// Say of each field whether what one Tern saves loads in another, in both directions.
+///
+/// OLD and NEW are files that "vm state schema --json" wrote, or snapshots. Of a snapshot the values count: what loads only under
+/// a condition is decided. The exit status is 1 if something does not load, whatever its value is.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Example:
+  vm state check released.json                  # against this program
+  vm state check released.json new.json --json
+  vm state check web.tern --forward             # does this snapshot load here?")]
+pub(super) struct Args {
+    /// The older side: descriptions or a snapshot.
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// The newer side; else this program.
+    #[arg(value_name = "NEW")]
+    new: Option<PathBuf>,
+    /// Let only what OLD saves and NEW does not load count, and not the way back.
+    #[arg(long)]
+    forward: bool,
+    /// Name the fields that load as well.
+    #[arg(long)]
+    all: bool,
+}
+
+pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    let old = Descriptions::of_file(&args.old)?;
+    let new = match &args.new {
+        Some(path) => Descriptions::of_file(path)?,
+        None => Descriptions::of_this_program()?,
+    };
+    let directions = [Direction::new(&old, &new), Direction::new(&new, &old)];
+    let counted = if args.forward {
+        &directions[..1]
+    } else {
+        &directions[..]
+    };
+    let breaks = counted.iter().any(Direction::breaks);
+    let value = json!({
+        "breaks": breaks,
+        "old-to-new": directions[0].to_json(),
+        "new-to-old": directions[1].to_json(),
+    });
+    let text = Text {
+        directions: &directions,
+        all: args.all,
+    };
+    messages.result(text, &value);
+    Ok(if breaks { Exit::Failed } else { Exit::Done }.code())
+}
+
+/// What becomes of the state that one side writes and the other reads.
+struct Direction<'a> {
+    writer: &'a Descriptions,
+    reader: &'a Descriptions,
+    fields: Vec<Field>,
+}
+
+/// The verdict on a field.
+struct Field {
+    section: String,
+    field: String,
+    answer: Answer,
+}
+
+#[derive(PartialEq)]
+enum Answer {
+    Loads,
+    /// The condition of the verdict, in words.
+    LoadsOnlyIf(String),
+    DoesNot(String),
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Loads => Self::Loads,
+            Verdict::LoadsOnlyIf(condition) => Self::LoadsOnlyIf(condition.to_string()),
+            Verdict::DoesNot(obstacle) => Self::DoesNot(obstacle.to_string()),
+        }
+    }
+}
+
+impl<'a> Direction<'a> {
+    fn new(writer: &'a Descriptions, reader: &'a Descriptions) -> Self {
+        // Sections of two machines are paired by object; where one side is no machine, by what describes them.
+        let by_object = writer.machine.is_some() && reader.machine.is_some();
+        let is_same = |a: &Described, b: &Described| a.description == b.description && (!by_object || a.path == b.path);
+        let mut fields = Vec::new();
+        let mut seen = BTreeSet::new();
+        for section in &writer.sections {
+            let name = if by_object {
+                section.name()
+            } else {
+                plain(&section.description)
+            };
+            match reader.sections.iter().find(|known| is_same(known, section)) {
+                Some(known) if section.value.is_some() || seen.insert(name.clone()) => {
+                    judge(&name, section, known, &mut fields);
+                }
+                // The machine of the reader need not have all that the writer's program has.
+                None if by_object || reader.machine.is_none() => {
+                    fields.push(whole(name, "the reader has no such state"));
+                }
+                _ => {}
+            }
+        }
+        if by_object {
+            let lacks = |known: &&Described| !writer.sections.iter().any(|section| is_same(known, section));
+            let missing = reader.sections.iter().filter(lacks);
+            fields
+                .extend(missing.map(|known| whole(known.name(), "the reader has it, and the writer does not send it")));
+        }
+        Self { writer, reader, fields }
+    }
+
+    fn breaks(&self) -> bool {
+        self.fields
+            .iter()
+            .any(|field| matches!(field.answer, Answer::DoesNot(_)))
+    }
+
+    fn verdict(&self) -> &'static str {
+        let conditional = self
+            .fields
+            .iter()
+            .any(|field| matches!(field.answer, Answer::LoadsOnlyIf(_)));
+        match (self.breaks(), conditional) {
+            (true, _) => "does-not-load",
+            (false, true) => "loads-only-if",
+            (false, false) => "loads",
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let field = |field: &Field| {
+            let (verdict, because) = match &field.answer {
+                Answer::Loads => ("loads", None),
+                Answer::LoadsOnlyIf(condition) => ("loads-only-if", Some(condition)),
+                Answer::DoesNot(obstacle) => ("does-not-load", Some(obstacle)),
+            };
+            json!({ "section": field.section, "field": field.field, "verdict": verdict, "because": because })
+        };
+        let side = |side: &Descriptions| json!({ "from": side.what, "tern": side.tern, "machine": side.machine });
+        json!({
+            "verdict": self.verdict(),
+            "writer": side(self.writer),
+            "reader": side(self.reader),
+            "fields": self.fields.iter().map(field).collect::<Value>(),
+        })
+    }
+}
+
+fn whole(section: String, because: &str) -> Field {
+    Field {
+        section,
+        field: ".".to_owned(),
+        answer: Answer::DoesNot(because.to_owned()),
+    }
+}
+
+/// The verdicts on the fields of one section. Where its state is known, conditions are looked at.
+fn judge(name: &str, writer: &Described, reader: &Described, fields: &mut Vec<Field>) {
+    let comparison = compare(&writer.schema, &reader.schema);
+    let loads = writer
+        .value
+        .as_ref()
+        .map(|value| adapt(value.clone(), &writer.schema, &reader.schema));
+    let decided = loads.as_ref().is_some_and(Result::is_ok);
+    for field in comparison.fields {
+        let answer = match field.verdict {
+            Verdict::LoadsOnlyIf(_) if decided => Answer::Loads,
+            verdict => verdict.into(),
+        };
+        fields.push(Field {
+            section: name.to_owned(),
+            field: field.path.to_string(),
+            answer,
+        });
+    }
+    if let Some(Err(refused)) = loads {
+        fields.push(Field {
+            section: name.to_owned(),
+            field: refused.path.to_string(),
+            answer: Answer::DoesNot(format!("as it is in this snapshot: it {}", refused.refusal)),
+        });
+    }
+}
+
+struct Text<'a> {
+    directions: &'a [Direction<'a>],
+    all: bool,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, direction) in self.directions.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "\n" };
+            let side = |side: &Descriptions| plain(&format!("{} ({})", side.what, side.tern));
+            let (writer, reader) = (side(direction.writer), side(direction.reader));
+            write!(
+                f,
+                "{separator}from {writer} to {reader}: {}",
+                direction.verdict().replace('-', " ")
+            )?;
+            for field in &direction.fields {
+                let Field { section, field, answer } = field;
+                match answer {
+                    Answer::Loads if self.all => write!(f, "\n  {section}: {field} loads")?,
+                    Answer::Loads => {}
+                    Answer::LoadsOnlyIf(condition) => {
+                        write!(f, "\n  {section}: {field} loads only if {}", plain(condition))?;
+                    }
+                    Answer::DoesNot(obstacle) => {
+                        write!(f, "\n  {section}: {field} does not load: {}", plain(obstacle))?
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use vmstate::state::{Description, FieldSchema, StructValue, Value as State, WireType};
+
+    fn side(machine: Option<&str>, sections: &[(&str, WireType, Option<State>)]) -> Descriptions {
+        let section = |(name, wire, value): &(&str, WireType, Option<State>)| {
+            let mut description = Description::new((*name).to_owned());
+            description.fields = vec![FieldSchema::new("x", wire.clone())];
+            Described {
+                path: machine.map(|_| format!("/machine/{name}")),
+                description: (*name).to_owned(),
+                schema: Arc::new(description.check().expect("legal")),
+                value: value.clone().map(|value| StructValue::new(1).with("x", value)),
+            }
+        };
+        Descriptions {
+            what: "a test".into(),
+            tern: "0".into(),
+            machine: machine.map(str::to_owned),
+            sections: sections.iter().map(section).collect(),
+        }
+    }
+
+    fn said(writer: &Descriptions, reader: &Descriptions) -> String {
+        let directions = [Direction::new(writer, reader)];
+        let all = false;
+        Text {
+            directions: &directions,
+            all,
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn a_condition_is_named_until_a_snapshots_value_decides_it() {
+        let reader = side(None, &[("uart", WireType::U8, None)]);
+        let schema = side(None, &[("uart", WireType::U16, None)]);
+        assert!(said(&schema, &reader).ends_with("loads only if\n  uart: x loads only if it is between 0 and 255"));
+        let of = |x| side(Some("m"), &[("uart", WireType::U16, Some(State::Uint(x)))]);
+        assert!(
+            said(&of(255), &reader).ends_with(": loads"),
+            "{}",
+            said(&of(255), &reader)
+        );
+        let refused = said(&of(256), &reader);
+        assert!(
+            refused.contains("x does not load: as it is in this snapshot"),
+            "{refused}"
+        );
+        assert!(Direction::new(&of(256), &reader).breaks());
+    }
+
+    #[test]
+    fn objects_of_two_machines_match_one_to_one_and_a_program_may_have_more_types() {
+        let both = [("uart", WireType::U8, None), ("rtc", WireType::U8, None)];
+        let (one, two) = (side(Some("m"), &both[..1]), side(Some("m"), &both));
+        assert!(said(&two, &one).contains("/machine/rtc (rtc): . does not load: the reader has no such state"));
+        assert!(said(&one, &two).contains("/machine/rtc (rtc): . does not load: the reader has it"));
+        assert!(said(&one, &side(None, &both)).ends_with(": loads"));
+        assert!(said(&side(None, &both), &one).ends_with(": loads"));
+        let gone = said(&side(None, &both), &side(None, &both[..1]));
+        assert!(
+            gone.contains("rtc: . does not load: the reader has no such state"),
+            "{gone}"
+        );
+        assert!(said(&side(None, &both[..1]), &side(None, &both)).ends_with(": loads"));
+    }
+}
