@@ -171,11 +171,6 @@ fn progress(what: &str, state: &Value) -> String {
     }
 }
 
-/// Microseconds as people read them.
-pub(super) fn millis(microseconds: u64) -> String {
-    format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +264,12 @@ mod tests {
                 }
             });
             let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
-            talk.follow("the migration", "migrate", json!({}), &mut Line("it", Messages::new(true)))
+            talk.follow(
+                "the migration",
+                "migrate",
+                json!({}),
+                &mut Line("it", Messages::new(true)),
+            )
         });
         assert_eq!(result.expect("completed")["status"], "completed");
     }
@@ -321,7 +321,12 @@ mod tests {
                 }
             });
             let mut talk = Talk::to(&VmAddress::Socket(path)).expect("the monitor answers");
-            talk.follow("the migration", "migrate", json!({}), &mut Line("it", Messages::new(true)))
+            talk.follow(
+                "the migration",
+                "migrate",
+                json!({}),
+                &mut Line("it", Messages::new(true)),
+            )
         });
         assert!(error.expect_err("no job").to_string().contains("job"));
     }

@@ -69,6 +69,7 @@ mod tests {
                 max_cpus: 8,
                 alias,
                 is_default,
+                ..MachineClass::default()
             },
         };
         assert_eq!(

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     error::CliError,
-    follow::{Line, Talk, Watcher, millis},
+    follow::{Line, Talk, Watcher},
     messages::Messages,
-    values::{absolute, bandwidth, downtime_limit, peer},
+    values::{Time, absolute, bandwidth, downtime_limit, peer},
     watch::Watch,
 };
 use crate::monitor::place::VmAddress;
@@ -64,7 +64,9 @@ impl Args {
             ("max-bandwidth", self.bandwidth_limit),
             ("avail-switchover-bandwidth", self.switchover_bandwidth),
         ];
-        let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
         given.collect()
     }
 }
@@ -90,10 +92,17 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         None => vm.follow_under_way("what was watched", &mut *watch)?,
     };
     // What somebody else has started took longer than it was watched for.
-    let took = state["total-time"].as_u64().map_or_else(|| began.elapsed(), Duration::from_millis);
+    let took = state["total-time"]
+        .as_u64()
+        .map_or_else(|| began.elapsed(), Duration::from_millis);
     let to = &state["x-tern-to"];
     messages.result(
-        format_args!("{} in {took:.1?}{}", outcome(&args.vm.to_string(), to.as_str()), pauses(&state)),
+        format_args!(
+            "{} in {}{}",
+            outcome(&args.vm.to_string(), to.as_str()),
+            Time(took),
+            pauses(&state)
+        ),
         &json!({ "name": args.vm.to_string(), "to": to, "seconds": took.as_secs_f64(), "migration": state }),
     );
     Ok(0)
@@ -113,7 +122,7 @@ fn outcome(name: &str, to: Option<&str>) -> String {
 /// How long the guest stood still, and how often it was let go on because that would have become too long.
 fn pauses(state: &Value) -> String {
     let pause = state["x-tern-downtime-us"].as_u64();
-    let pause = pause.map(|pause| format!(", paused for {}", millis(pause)));
+    let pause = pause.map(|pause| format!(", paused for {}", Time::of_micros(pause)));
     let taken_back = state["x-tern-pauses-taken-back"].as_u64();
     let taken_back = taken_back.map(|times| format!(", after {times} pauses that were taken back to keep the limit"));
     [pause, taken_back].into_iter().flatten().collect()

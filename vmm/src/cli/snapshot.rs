@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::{
     error::CliError,
-    follow::{Line, Talk, millis},
+    follow::{Line, Talk},
     messages::Messages,
-    values::Size,
+    values::{Size, Time},
 };
 use crate::monitor::place::VmAddress;
 
@@ -42,19 +42,25 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     // The VM's process has a working directory of its own.
     let path = std::path::absolute(&args.file).map_err(|error| failed("find", error))?;
     let arguments = json!({ "path": path, "stop": args.stop });
-    let state = Talk::to(&args.vm)?.follow("the snapshot", "x-tern-snapshot", arguments, &mut Line("the snapshot", messages))?;
+    let state = Talk::to(&args.vm)?.follow(
+        "the snapshot",
+        "x-tern-snapshot",
+        arguments,
+        &mut Line("the snapshot", messages),
+    )?;
     let took = began.elapsed();
     let file = fs::metadata(&path).map_err(|error| failed("look at", error))?;
     let allocated = std::os::unix::fs::MetadataExt::blocks(&file).saturating_mul(512);
     let pause = state["x-tern-downtime-us"].as_u64();
     messages.result(
         format_args!(
-            "{} is in {:?}: {} in {took:.1?}{}",
+            "{} is in {:?}: {} in {}{}",
             args.vm,
             args.file,
             Size(allocated),
+            Time(took),
             pause
-                .map(|pause| format!(", paused for {}", millis(pause)))
+                .map(|pause| format!(", paused for {}", Time::of_micros(pause)))
                 .unwrap_or_default(),
         ),
         &json!({

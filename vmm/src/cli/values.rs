@@ -9,6 +9,28 @@ use migration::uri::Uri;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
 
+/// A span of time as people read it, with its unit: `12.5 ms`, `1.2 s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Time(pub(super) Duration);
+
+impl Time {
+    /// That many microseconds.
+    pub(super) fn of_micros(microseconds: u64) -> Self {
+        Self(Duration::from_micros(microseconds))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{:.1?}", self.0);
+        let unit = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit);
+        write!(f, "{number} {unit}")
+    }
+}
+
 /// What the user may say about the TSC of a guest that arrives.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(super) struct TscArgs {
@@ -202,12 +224,19 @@ mod tests {
         assert_eq!(bandwidth("none"), Ok(0));
         assert_eq!(bandwidth("0M"), Err(ValueError::Nothing));
         assert_eq!(bandwidth("100"), Err(ValueError::NoUnit("100M".into())));
-        assert!(bandwidth("1Gbit").expect_err("refused").to_string().contains("K, M, G or T"));
+        assert!(
+            bandwidth("1Gbit")
+                .expect_err("refused")
+                .to_string()
+                .contains("K, M, G or T")
+        );
     }
 
     #[test]
     fn durations_are_read_with_their_units() {
         assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(Time::of_micros(12_540).to_string(), "12.5 ms");
+        assert_eq!(Time(Duration::from_millis(1_240)).to_string(), "1.2 s");
         assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
         assert_eq!(duration("50us"), Ok(Duration::from_micros(50)));
         assert_eq!(duration("300"), Err(ValueError::NoUnit("300ms".into())));

@@ -164,7 +164,12 @@ impl fmt::Display for Panel<'_> {
         const WIDTH: u64 = 30;
         let Self(name, standing) = self;
         let to = standing.to.as_deref().map(|to| format!(" -> {to}")).unwrap_or_default();
-        writeln!(f, "{name}{to}  {}.{} s", standing.passed_ms / 1000, standing.passed_ms % 1000 / 100)?;
+        writeln!(
+            f,
+            "{name}{to}  {}.{} s",
+            standing.passed_ms / 1000,
+            standing.passed_ms % 1000 / 100
+        )?;
         let round = standing.round;
         if standing.arrives {
             writeln!(f, "{}", standing.phase)?;
@@ -172,7 +177,11 @@ impl fmt::Display for Panel<'_> {
             return write!(f, "  received      {} of {} of memory", standing.sent, standing.total);
         }
         let done = standing.total.0.saturating_sub(standing.left.0);
-        let filled = done.saturating_mul(WIDTH).checked_div(standing.total.0).unwrap_or(0).min(WIDTH);
+        let filled = done
+            .saturating_mul(WIDTH)
+            .checked_div(standing.total.0)
+            .unwrap_or(0)
+            .min(WIDTH);
         let bar: String = (0..WIDTH).map(|at| if at < filled { '#' } else { '.' }).collect();
         writeln!(f, "[{bar}] {}", standing.phase)?;
         writeln!(f, "  round         {round}")?;
@@ -206,7 +215,10 @@ mod tests {
             "active, round 2: 300 MiB sent, 64 MiB of 256 MiB left, the connection takes 100 MiB/s, the guest writes 1 MiB/s, \
              pause 7 ms expected"
         );
-        assert_eq!(Standing::of(&json!({ "status": "setup", "total-time": 1 })).to_string(), "setup");
+        assert_eq!(
+            Standing::of(&json!({ "status": "setup", "total-time": 1 })).to_string(),
+            "setup"
+        );
     }
 
     #[test]
@@ -215,9 +227,15 @@ mod tests {
         account["x-tern-to"] = Value::Null;
         account["x-tern-listening"] = json!("tcp:h:1");
         let standing = Standing::of(&account);
-        assert!(standing.to_string().starts_with("active, round 2: 300 MiB received"), "{standing}");
+        assert!(
+            standing.to_string().starts_with("active, round 2: 300 MiB received"),
+            "{standing}"
+        );
         let panel = Panel("a", &standing).to_string();
-        assert!(panel.contains("received      300 MiB") && !panel.contains("left"), "{panel}");
+        assert!(
+            panel.contains("received      300 MiB") && !panel.contains("left"),
+            "{panel}"
+        );
     }
 
     #[test]
@@ -246,16 +264,26 @@ mod tests {
         };
         watch.look(&account(128 << 20));
         let first = terminal.contents();
-        assert!(first.starts_with("a -> tcp:h:1  12.3 s\n[###############...............] active\n"), "{first}");
+        assert!(
+            first.starts_with("a -> tcp:h:1  12.3 s\n[###############...............] active\n"),
+            "{first}"
+        );
         watch.end(Some(&account(0)));
         let last = terminal.contents();
         assert_eq!(last.lines().count(), 8, "{last}");
-        assert!(last.contains("[##############################]") && last.contains("left          0 B of 256 MiB"), "{last}");
+        assert!(
+            last.contains("[##############################]") && last.contains("left          0 B of 256 MiB"),
+            "{last}"
+        );
     }
 
     #[test]
     fn no_account_whatever_breaks_the_view() {
-        for odd in [json!(null), json!({ "ram": 7 }), json!({ "ram": { "remaining": u64::MAX, "total": 1, "mbps": -1.0 } })] {
+        for odd in [
+            json!(null),
+            json!({ "ram": 7 }),
+            json!({ "ram": { "remaining": u64::MAX, "total": 1, "mbps": -1.0 } }),
+        ] {
             let standing = Standing::of(&odd);
             assert!(!Panel("a", &standing).to_string().is_empty() && standing.phase == "none");
         }

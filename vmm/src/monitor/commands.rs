@@ -582,7 +582,10 @@ mod tests {
             ask("query-migrate-parameters"),
             json!({ "downtime-limit": 300, "max-bandwidth": 0, "avail-switchover-bandwidth": 0 })
         );
-        assert_eq!(ask("query-migrate-capabilities")[0], json!({ "capability": "events", "state": true }));
+        assert_eq!(
+            ask("query-migrate-capabilities")[0],
+            json!({ "capability": "events", "state": true })
+        );
         assert_eq!(ask("query-kvm")["present"], true);
         assert_eq!(ask("query-cpus-fast")[0]["thread-id"], 4711);
         assert_eq!(

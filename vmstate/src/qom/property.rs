@@ -139,7 +139,7 @@ impl Property {
     #[must_use]
     pub fn info(&self) -> PropertyInfo {
         PropertyInfo {
-            name: self.name.to_owned(),
+            name: self.name.clone().into_owned(),
             type_name: self.kind.type_name(),
             description: self.description,
             default: self.default.clone(),

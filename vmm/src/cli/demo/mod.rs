@@ -14,7 +14,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{error::CliError, follow::millis, messages::Messages, values::Size};
+use super::{
+    error::CliError,
+    messages::Messages,
+    values::{Size, Time},
+};
 use guest::Guest;
 
 /// Show what Tern does, in less than a minute.
@@ -52,7 +56,10 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
 
     let took = began.elapsed();
     messages.result(
-        format_args!("All {pages} pages of the guest came through. The demonstration took {took:.1?}."),
+        format_args!(
+            "All {pages} pages of the guest came through. The demonstration took {}.",
+            Time(took)
+        ),
         &json!({ "step": "done", "pages": pages, "seconds": took.as_secs_f64() }),
     );
     Ok(0)
@@ -129,9 +136,11 @@ impl Demo {
         let (first, filled) = (guest.since_start(first.at), guest.since_start(ready.at));
         self.tell(
             &format!(
-                "Ran the guest that is built into Tern: {}, {cpus} vCPUs. Its first output came after {first:.1?}; after {filled:.1?} it had \
+                "Ran the guest that is built into Tern: {}, {cpus} vCPUs. Its first output came after {}; after {} it had \
                  filled {pages} pages ({}), and it goes on writing.",
                 args.memory,
+                Time(first),
+                Time(filled),
                 Size(pages << 12),
             ),
             &json!({
@@ -173,9 +182,10 @@ impl Demo {
         let pause = said["migration"]["x-tern-downtime-us"].as_u64().unwrap_or_default();
         self.tell(
             &format!(
-                "Saved it in {took:.1?}, {} for {memory} of memory. It stood still for {} and went on.",
+                "Saved it in {}, {} for {memory} of memory. It stood still for {} and went on.",
+                Time(took),
                 Size(allocated),
-                millis(pause),
+                Time::of_micros(pause),
             ),
             &json!({ "step": "snapshot", "seconds": took.as_secs_f64(), "allocated": allocated, "downtime-us": pause }),
         );
@@ -197,8 +207,9 @@ impl Demo {
         guest.expect_pages(pages)?;
         self.tell(
             &format!(
-                "Restored it from the file, every byte of it checked first: its heart beat again after {took:.1?}, and \
-                 all {pages} pages are right."
+                "Restored it from the file, every byte of it checked first: its heart beat again after {}, and \
+                 all {pages} pages are right.",
+                Time(took),
             ),
             &json!({ "step": "restore", "first-beat-seconds": took.as_secs_f64(), "pages": pages }),
         );
@@ -220,9 +231,10 @@ impl Demo {
         let pause = migration["x-tern-downtime-us"].as_u64().unwrap_or_default();
         self.tell(
             &format!(
-                "Moved it to another process over TCP in {took:.1?}: {sent} sent, paused for {}, {} between its last \
+                "Moved it to another process over TCP in {}: {sent} sent, paused for {}, {} between its last \
                  beat here and its first there. The sender is gone, and all {pages} pages are right.",
-                millis(pause),
+                Time(took),
+                Time::of_micros(pause),
                 gap_as_read(gap),
             ),
             &json!({
@@ -253,7 +265,7 @@ fn gap_as_read(gap: Duration) -> String {
     if gap < Duration::from_micros(100) {
         "less than 0.1 ms".to_owned()
     } else {
-        format!("{gap:.1?}")
+        Time(gap).to_string()
     }
 }
 

@@ -2,7 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::super::{error::CliError, follow::Talk, info::Outline, messages::Messages, values::absolute};
+use super::super::{
+    error::CliError,
+    follow::{Line, Talk},
+    info::Outline,
+    messages::Messages,
+    values::absolute,
+};
 use super::{
     tree::{self, entries},
     words::words,
@@ -393,8 +399,9 @@ fn migrate(vm: &mut Session<'_>, arguments: &[&str]) -> Result<Outcome, CliError
     if !options.is_empty() {
         return vm.quietly("migrate", arguments);
     }
-    let messages = vm.messages;
-    let state = vm.talk()?.follow("the migration", "migrate", arguments, messages)?;
+    let what = "the migration";
+    let mut progress = Line(what, vm.messages);
+    let state = vm.talk()?.follow(what, "migrate", arguments, &mut progress)?;
     said("Migration status: completed".to_owned(), state)
 }
 
