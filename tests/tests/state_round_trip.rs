@@ -228,6 +228,9 @@ fn change_value(value: &mut Value) {
         Value::Deadline(deadline) => *deadline = Some(deadline.unwrap_or_default() ^ 1),
         Value::Option(Some(value)) => change_value(value),
         // Another variant would take its type to know; the accelerator's tests have them.
+        Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| change_value(value)),
+        Value::Bits(bits) => (0..bits.len()).for_each(|bit| _ = bits.set(bit, !bits.get(bit))),
+        Value::Deadline(deadline) => *deadline = deadline.map_or(Some(1), |_| None),
         Value::Option(None) | Value::Enum(_) => {}
     }
 }

@@ -1,6 +1,6 @@
 //! What a load must find as the machine is configured: state that has to equal what is there already.
 
-use super::error::{Mismatch, StateError};
+use super::error::{Misconfigured, Mismatch, StateError};
 use super::path::Step;
 use super::schema::Schema;
 use super::value::{StructValue, Value};
@@ -23,11 +23,11 @@ pub fn check_configured(schema: &Schema, incoming: &StructValue, here: &StructVa
             continue;
         };
         let checked = match &field.must_equal {
-            Some(hint) if incoming != here => Err(Mismatch::Configured {
+            Some(hint) if incoming != here => Err(Mismatch::Configured(Box::new(Misconfigured {
                 found: incoming.to_string(),
                 here: here.to_string(),
                 hint: hint.clone(),
-            }
+            }))
             .into()),
             Some(_) => Ok(()),
             None => values(&field.wire, incoming, here),

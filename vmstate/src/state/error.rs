@@ -33,6 +33,30 @@ impl From<Mismatch> for StateError {
     }
 }
 
+/// A value that is not the one that this machine is configured for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is {found}, and this machine is configured for {here}: {hint}")]
+pub struct Misconfigured {
+    /// The value that came.
+    pub found: String,
+    /// The value here.
+    pub here: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// An integer outside of its field's range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value} is not between {least} and {most}")]
+pub struct OutOfRange {
+    /// The integer.
+    pub value: i128,
+    /// The least possible value.
+    pub least: i128,
+    /// The greatest possible value.
+    pub most: i128,
+}
+
 /// Why a value does not fit a type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
@@ -59,15 +83,8 @@ pub enum Mismatch {
         value: i128,
     },
     /// The integer is outside of the field's range.
-    #[error("{value} is not between {least} and {most}")]
-    OutOfRange {
-        /// The integer.
-        value: i128,
-        /// The least possible value.
-        least: i128,
-        /// The greatest possible value.
-        most: i128,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] Box<OutOfRange>),
     /// Not as many elements as another field says.
     #[error("it has {len} elements, and `{field}` says {says}")]
     Count {
@@ -85,15 +102,8 @@ pub enum Mismatch {
     #[error("it is a file descriptor, and no channel passes those yet")]
     Fd,
     /// The value is not that of this machine's configuration.
-    #[error("it is {found}, and this machine is configured for {here}: {hint}")]
-    Configured {
-        /// The value that came.
-        found: String,
-        /// The value here.
-        here: String,
-        /// What to do about it.
-        hint: String,
-    },
+    #[error(transparent)]
+    Configured(#[from] Box<Misconfigured>),
     /// Too many bytes or elements.
     #[error("its length is {len}, and at most {max} is possible")]
     TooLong {

@@ -51,7 +51,7 @@ pub use decode::decode;
 pub use decode_error::{DecodeError, DecodeFault};
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
-pub use error::{Mismatch, StateError};
+pub use error::{Misconfigured, Mismatch, OutOfRange, StateError};
 pub use fields::VmKey;
 pub use leaves::{FieldDiff, NoLeaf, diff};
 pub use name::Name;

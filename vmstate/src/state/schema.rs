@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::encode::encode_default;
-use super::error::Mismatch;
+use super::error::{Mismatch, OutOfRange};
 use super::name::Name;
 use super::relation::integer_bounds;
 use super::schema_error::{SchemaError, SchemaFault, TypeFault};
@@ -64,7 +64,7 @@ impl FieldSchema {
         let Some((least, most)) = self.range else { return Ok(()) };
         match value.integers().find(|value| !(least..=most).contains(value)) {
             None => Ok(()),
-            Some(value) => Err(Mismatch::OutOfRange { value, least, most }),
+            Some(value) => Err(Box::new(OutOfRange { value, least, most }).into()),
         }
     }
 
