@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn descriptions_read_back_from_their_file() {
-        let here = Descriptions::of_machine("microvm").expect("the default machine");
+        let here = Descriptions::of_machine("microvm-1.0").expect("a machine");
         let back = Descriptions::from_json("file".into(), &here.to_json()).expect("what was written");
         assert_eq!(back.machine.as_deref(), Some("microvm-1.0"));
         let names = |of: &Descriptions| of.sections.iter().map(Described::name).collect::<Vec<_>>();
