@@ -7,9 +7,8 @@ mod enums;
 mod marks;
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::quote;
 use syn::ext::IdentExt;
-use syn::spanned::Spanned;
 use syn::{
     Data, DeriveInput, Error, Expr, ExprRange, Field, Fields, GenericArgument, Ident, LitStr, Path, PathArguments,
     Result, Type,
@@ -180,8 +179,7 @@ impl<'a> Member<'a> {
         } else {
             quote!(field)
         };
-        // Whoever forgot to decide about a field is shown the field.
-        let base = quote_spanned!(ty.span()=> ::vmstate::state::derived::#constructor::<#form, #ty>(#name));
+        let base = quote!(::vmstate::state::derived::#constructor::<#form, #ty>(#name));
         let mut changes = Vec::new();
         let since = field.since;
         if since > 1 {
@@ -235,7 +233,7 @@ impl<'a> Member<'a> {
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
                 let to_value =
-                    quote_spanned!(ty.span()=> <#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
+                    quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
                 if let Some(length) = &field.length {
                     let counted = quote!(::vmstate::state::derived::counted_to_value(&self.#ident, self.#length));
                     quote!(::vmstate::state::derived::put(&mut value, #name, #counted);)
@@ -276,7 +274,7 @@ impl<'a> Member<'a> {
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
                 let from_value =
-                    quote_spanned!(ty.span()=> <#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
+                    quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
                 let if_there = quote!(::vmstate::state::derived::take_if_there(value, #name, #from_value)?);
                 match (&field.default, field.until) {
                     _ if field.may_be_absent => quote!(#ident: #if_there),
