@@ -188,7 +188,10 @@ fn two_snapshots_of_one_instant_do_not_differ_and_each_field_that_changed_is_nam
     saved.home.vm_ok(&["cont", "a"]);
     let c = saved.snapshot("c.tern");
     let said = no(&saved.home, &["state", "diff", &a, &c]);
-    assert_eq!(said.trim_end(), "/machine (machine): stopped: true on the left, false on the right");
+    assert_eq!(
+        said.trim_end(),
+        "/machine (machine): stopped: true on the left, false on the right"
+    );
 }
 
 #[test]

@@ -232,8 +232,7 @@ impl<'a> Member<'a> {
             Role::Described(field) if field.until.is_some() => quote!(),
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
-                let to_value =
-                    quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
+                let to_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::to_value);
                 if let Some(length) = &field.length {
                     let counted = quote!(::vmstate::state::derived::counted_to_value(&self.#ident, self.#length));
                     quote!(::vmstate::state::derived::put(&mut value, #name, #counted);)
@@ -273,8 +272,7 @@ impl<'a> Member<'a> {
             }
             Role::Described(field) => {
                 let (ty, form) = (field.ty, field.form());
-                let from_value =
-                    quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
+                let from_value = quote!(<#form as ::vmstate::state::derived::FieldForm<#ty>>::from_value);
                 let if_there = quote!(::vmstate::state::derived::take_if_there(value, #name, #from_value)?);
                 match (&field.default, field.until) {
                     _ if field.may_be_absent => quote!(#ident: #if_there),
