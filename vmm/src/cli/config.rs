@@ -139,11 +139,17 @@ impl Settings {
             let (name, at) = (key.get_ref().as_ref(), key.span().start);
             let option = options.iter().find(|option| option.get_long() == Some(name));
             let option = option.ok_or_else(|| (at, unknown(name, &options)))?;
-            settings.push(Setting {
-                option: option.clone(),
-                value: Value::of(option, value.get_ref()).map_err(|why| (at, format!("{name}: {why}")))?,
-                line: line_of(&text.as_bytes()[..at]),
-            });
+            let values = match (value.get_ref(), option.get_action()) {
+                (DeValue::Array(values), ArgAction::Append) => values.iter().map(|value| value.get_ref()).collect(),
+                (value, _) => vec![value],
+            };
+            for value in values {
+                settings.push(Setting {
+                    option: option.clone(),
+                    value: Value::of(option, value).map_err(|why| (at, format!("{name}: {why}")))?,
+                    line: line_of(&text.as_bytes()[..at]),
+                });
+            }
         }
         Ok(Self(settings))
     }
@@ -261,7 +267,8 @@ mod tests {
         }
         let from_file = run_with(DOCUMENTED, &[]).expect("the file is sound");
         let line = "vm run --name web --kernel /boot/vmlinuz-6.1.0-56-amd64 --initrd initrd.cpio --machine microvm --cpus 2 \
-                    --memory 512M --cpu x86-64-v2,-popcnt --accel kvm --console unix:web.console --control web.sock --detach";
+                    --memory 512M --cpu x86-64-v2,-popcnt --accel kvm --console unix:web.console --control web.sock --detach \
+                    --global pvpanic.events=1 --global serial16550.iobase=0x2f8";
         let mut line: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         line.extend(["--cmdline".into(), "console=ttyS0 quiet".into()]);
         let Ok(Cli {
@@ -273,6 +280,16 @@ mod tests {
         };
         from_line.config = from_file.config.clone();
         assert_eq!(format!("{from_file:?}"), format!("{from_line:?}"));
+    }
+
+    #[test]
+    fn an_option_that_may_be_repeated_takes_a_list_and_no_other_does() {
+        let args = run_with("global = [\"pvpanic.events=1\", \"pvpanic.events=3\"]", &[]).expect("a list");
+        assert_eq!(args.global.len(), 2);
+        let one = run_with("global = \"pvpanic.events=1\"", &[]).expect("a single one");
+        assert_eq!(one.global.len(), 1);
+        let wrong = run_with("name = [\"a\", \"b\"]", &[]).expect_err("there is one name");
+        assert!(wrong.contains("vm.toml:1: name: it is a text or a number"), "{wrong}");
     }
 
     #[test]

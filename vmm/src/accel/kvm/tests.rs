@@ -616,7 +616,7 @@ fn follows_the_guest(entry: &CpuidEntry) -> CpuidEntry {
 fn answer(table: &CpuidTable, leaf: u32, subleaf: u32) -> CpuidEntry {
     let highest = |range: u32| table.get(range, 0).map_or(0, |entry| entry.eax);
     let amd = [b"AuthenticAMD", b"HygonGenuine"].contains(&&table.vendor());
-    let stands_for = if !amd && leaf > highest(leaf & 0x8000_0000) {
+    let stands_for = if !amd && leaf > highest(leaf & 0xc000_0000) {
         highest(0)
     } else {
         leaf

@@ -287,6 +287,6 @@ mod tests {
     #[test]
     fn a_gap_is_never_shown_as_none_at_all() {
         assert_eq!(gap_as_read(Duration::ZERO), "less than 0.1 ms");
-        assert_eq!(gap_as_read(Duration::from_micros(8240)), "8.2ms");
+        assert_eq!(gap_as_read(Duration::from_micros(8240)), "8.2 ms");
     }
 }
