@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 deb=$(realpath "${1:-$(tools/deb | tail -n 1)}")
 # shellcheck disable=SC2016 # for the shell over there
 tools/rig --quiet --timeout 1800 -- bash -euc '
+	# Its index of all manual pages would take most of the time.
+	rm -f /var/lib/man-db/auto-update
 	apt-get install -qq -y "$1"
 	cd /
 	vm --version

@@ -7,7 +7,8 @@
 #   tests/rig-linux.sh VM KERNEL INITRD           checks these
 #   tests/rig-linux.sh --here VM KERNEL INITRD    the same checks on this machine's own /dev/kvm
 #
-# CHECKS=REGEX picks checks by name. The exit status is 0 if all went well.
+# CHECKS=REGEX picks checks by name. GUEST_KERNEL and HOST_KERNEL choose other packages of Debian's than the one of its release
+# (linux-image-6.12.*-amd64 from its backports). The exit status is 0 if all went well.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source-path=SCRIPTDIR
@@ -111,9 +112,8 @@ if [ $# -gt 0 ]; then
 else
 	cargo build --release -p vmm --bin vm
 	guest=$(tools/guest-linux/build.sh --variant full)
-	# The kernel that the emulated machine runs too.
-	tools/rig --quiet -- true
-	files=("$PWD/target/release/vm" "$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/real-kvm/*/boot/vmlinuz-* | head -n 1)" "$guest/initrd.cpio")
+	kernel=$(tools/rig --kernel "${GUEST_KERNEL:-}" --fetch)
+	files=("$PWD/target/release/vm" "$kernel" "$guest/initrd.cpio")
 fi
 vm=${files[0]} kernel=${files[1]} initrd=${files[2]}
 run_at "$where" "$PWD/tests/rig-linux.sh" "${files[@]}"

@@ -135,7 +135,7 @@ run_at() {
 		# machine comes to a stop. Then what has not been checked yet is checked on a new one.
 		for boot in 1 2 3 4; do
 			rc=0
-			tools/rig --cpus 2 --timeout 1800 --share "$results" -- \
+			tools/rig --cpus 2 --kernel "${HOST_KERNEL:-}" --timeout 3600 --share "$results" -- \
 				env CHECKS="${CHECKS:-}" LEDGER="$ledger" "$1" --inside "${@:2}" || rc=$?
 			# The rig's own statuses.
 			[[ $rc = 124 || $rc = 125 ]] || break
