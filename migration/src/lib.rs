@@ -9,6 +9,7 @@
 pub mod cancel;
 mod cbor;
 pub mod channel;
+mod conditions;
 pub mod fault;
 pub mod header;
 pub mod hello;
@@ -33,3 +34,4 @@ pub mod uri;
 pub mod vm;
 
 pub use cbor::CborError;
+pub use conditions::Unmet;

@@ -57,19 +57,23 @@ impl SchemaTable {
         Some((number, self.schemas.get(usize::try_from(number).ok()?)?))
     }
 
+    /// Every section with its schema, sorted by path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Arc<Schema>)> {
+        self.sections.iter().filter_map(|((path, description), number)| {
+            let schema = self.schemas.get(usize::try_from(*number).ok()?)?;
+            Some((path.as_str(), description.as_str(), schema))
+        })
+    }
+
     /// The table as a list, sorted by path.
     #[must_use]
     pub fn to_sections(&self) -> Vec<SectionSchema> {
-        let sections = self.sections.keys().filter_map(|(path, description)| {
-            let (_, schema) = self.get(path, description)?;
-            let schema = Schema::clone(schema);
-            Some(SectionSchema {
-                path: path.clone(),
-                description: description.clone(),
-                schema,
-            })
-        });
-        sections.collect()
+        let section = |(path, description, schema): (&str, &str, &Arc<Schema>)| SectionSchema {
+            path: path.to_owned(),
+            description: description.to_owned(),
+            schema: Schema::clone(schema),
+        };
+        self.iter().map(section).collect()
     }
 
     /// The record's payload.

@@ -313,12 +313,16 @@ impl SourceVm for FakeVm {
 
     fn sections(&self) -> Result<Vec<Section>, VmError> {
         self.misbehaves(Misbehaviour::Sections, "read the state")?;
+        Ok(self.peek())
+    }
+
+    fn peek(&self) -> Vec<Section> {
         let section = |(path, state): &(String, FakeState)| Section {
             path: path.clone(),
             description: FAKE_DESCRIPTION.to_owned(),
             value: state.to_value(),
         };
-        Ok(self.objects.lock().iter().map(section).collect())
+        self.objects.lock().iter().map(section).collect()
     }
 
     fn resume(&self) -> Result<(), VmError> {

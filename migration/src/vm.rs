@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use hw::memory::{RamBlock, RamError};
 use vmstate::qom::sections::{IncomingSection, SectionSchema};
-use vmstate::state::Section;
+use vmstate::state::{Schema, Section};
 
+use crate::cbor::{Bytes, CborError, cbor_map};
 use crate::ident::ContentHash;
 
 pub use crate::header::{Header, Identity, Parent};
@@ -44,6 +45,40 @@ pub struct PreflightReport {
     pub conditions: Vec<Finding>,
     /// What differs without standing in the way.
     pub notes: Vec<Finding>,
+    /// How the destination reads the states that it has conditions on, so that the source can tell whether they are met.
+    pub readers: Vec<ReaderSchema>,
+}
+
+/// How a destination reads one kind of state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReaderSchema {
+    /// The name of the type that has the description.
+    pub description: String,
+    record: Bytes,
+}
+cbor_map!(ReaderSchema, "reader" { 0 => description, 2 => record });
+
+impl ReaderSchema {
+    /// What `description` names is read by `schema`.
+    #[must_use]
+    pub fn new(description: &str, schema: &Schema) -> Self {
+        Self {
+            description: description.to_owned(),
+            record: Bytes(schema.to_cbor()),
+        }
+    }
+
+    /// The description.
+    ///
+    /// # Errors
+    ///
+    /// It comes from the other side, and may be none.
+    pub fn schema(&self) -> Result<Schema, CborError> {
+        Schema::from_cbor(&self.record.0).map_err(|error| CborError {
+            what: format!("the reader of {}: {error}", self.description),
+            offset: 0,
+        })
+    }
 }
 
 impl PreflightReport {
@@ -195,6 +230,10 @@ pub trait SourceVm: Send + Sync {
     ///
     /// An object refuses to be saved; the machine stays paused.
     fn sections(&self) -> Result<Vec<Section>, VmError>;
+    /// The state as it is now, with the guest running, of those objects that hold it themselves: what an accelerator holds
+    /// is known in a pause only. Each object's state is whole by itself.
+    fn peek(&self) -> Vec<Section>;
+
     /// Undoes [`Self::pause`]: runs on if the machine ran before it, from the instant at which it was paused.
     ///
     /// # Errors

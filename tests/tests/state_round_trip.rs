@@ -196,7 +196,7 @@ fn every_field_that_is_changed_comes_out_of_a_file_as_it_was_put_in() {
         writer_schema: Arc::new(schema.schema.clone()),
         bytes: encode(&schema.schema, &section.value).expect("the state fits its description"),
     });
-    load_tree(machine.vm.root(), incoming.collect()).expect("loaded");
+    load_tree(machine.vm.root(), incoming.collect(), &[]).expect("loaded");
     assert_eq!(machine.vm.sections().expect("the state can be saved"), sections);
     let copy = round_trip(&machine, "qtest");
     assert_eq!(copy.vm.sections().expect("the state can be saved"), sections);

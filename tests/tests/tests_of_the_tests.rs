@@ -122,7 +122,7 @@ fn full_machine(site: &Site) -> Machine {
         description: section.description,
         writer_schema: Arc::new(section.schema),
     });
-    load_tree(vm.root(), full.collect()).expect("any value can be loaded");
+    load_tree(vm.root(), full.collect(), &[]).expect("any value can be loaded");
     machine
 }
 

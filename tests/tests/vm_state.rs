@@ -281,3 +281,63 @@ fn files_that_are_neither_snapshots_nor_descriptions_are_refused_by_every_comman
         }
     }
 }
+
+#[test]
+fn the_state_of_every_object_is_read_from_a_running_guest_without_stopping_it() {
+    let home = Scratch::new();
+    let vm = home.start(&[
+        "run",
+        "--machine",
+        "microvm-1.0",
+        "--accel",
+        "qtest",
+        "--memory",
+        "8M",
+        "--console",
+        "null",
+        "--name",
+        "a",
+        "--json",
+    ]);
+    vm.first_message();
+    let mut monitor = home.monitor("a");
+    let schema = json_of(&home, &["state", "schema", "--machine", "microvm-1.0"]);
+    for section in schema["sections"].as_array().expect("a list") {
+        let path = section["path"].as_str().expect("a path");
+        let listed = monitor.execute("qom-list", json!({ "path": path })).expect("a list");
+        let listed = listed.as_array().expect("a list");
+        assert!(listed.iter().any(|property| property["name"] == "state"), "{path}");
+        let read = monitor
+            .execute("qom-get", json!({ "path": path, "property": "state" }))
+            .expect("its state");
+        let state = &read[0];
+        assert_eq!(state["description"], section["description"], "{path}");
+        let held = [
+            "/machine/cpu-0",
+            "/machine/cpu-0/apic",
+            "/machine/ioapic",
+            "/machine/pic",
+            "/machine/pit",
+            "/machine/clock",
+        ];
+        let as_of = if held.contains(&path) { "last-read" } else { "now" };
+        assert_eq!(state["as-of"], as_of, "{path}");
+        for field in section["schema"]["fields"].as_array().expect("a list") {
+            let name = field["name"].as_str().expect("a name");
+            let is_there = state["fields"].get(name).is_some();
+            assert!(is_there || field["may-be-absent"] == true, "{path}: {name}");
+        }
+    }
+    let status = monitor.execute("query-status", json!({})).expect("a status");
+    assert_eq!(status["running"], true);
+    monitor.execute("stop", json!({})).expect("it stops");
+    let cpu = json!({ "path": "/machine/cpu-0", "property": "state" });
+    assert_eq!(monitor.execute("qom-get", cpu).expect("its state")[0]["as-of"], "now");
+    let error = monitor.execute("qom-get", json!({ "path": "/machine/ram", "property": "state" }));
+    assert!(
+        error
+            .expect_err("RAM has no state of its own")
+            .to_string()
+            .contains("state")
+    );
+}

@@ -127,6 +127,10 @@ pub trait Control: Send + Sync {
     /// The root of the composition tree, or `None` before a receiver knows what machine it holds.
     fn root(&self) -> Option<Arc<Object>>;
 
+    /// Whether the state of an object is in the accelerator while the guest runs, so that the object knows it only as it was
+    /// when it was last read.
+    fn is_held_by_accelerator(&self, object: &Object) -> bool;
+
     /// The types that the VM's objects are made from.
     fn types(&self) -> Arc<TypeTable>;
 

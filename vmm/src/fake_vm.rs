@@ -240,6 +240,10 @@ impl Control for FakeVm {
         Some(Arc::clone(&self.root))
     }
 
+    fn is_held_by_accelerator(&self, _: &Object) -> bool {
+        false
+    }
+
     fn types(&self) -> Arc<TypeTable> {
         Arc::clone(&self.types)
     }

@@ -25,6 +25,7 @@
 use std::sync::Arc;
 
 use thiserror::Error;
+use vmstate::qom::sections::Move;
 use vmstate::qom::{
     AddChildError, AddPropertyError, Class, Config, GlobalError, GlobalProperty, NewObjectError, Obj, Object,
     ObjectError, PropertyDefaults, PropertyError, PropertyValue, TypeTable, USER_OBJECTS,
@@ -88,6 +89,9 @@ pub mod layout {
 pub const MICROVM_1_0: &str = "microvm-1.0";
 /// The newest version of the machine.
 pub const MICROVM_1_1: &str = "microvm-1.1";
+
+/// Where objects of the machine have been in earlier versions of Tern. None has been moved yet.
+const MOVES: &[Move] = &[];
 
 /// What all versions of the machine have in common. It watches over the system bus.
 #[derive(Object)]
@@ -326,6 +330,12 @@ impl Board {
             power_button,
             cpus,
         })
+    }
+
+    /// Which of its objects have been elsewhere in the tree, so that what was saved of them there is loaded where they are.
+    #[must_use]
+    pub fn moves(&self) -> &'static [Move] {
+        MOVES
     }
 
     /// Realizes everything but the vCPUs: interrupt controllers and timers first, then the rest, in an order that is a

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::CborError;
 use crate::cancel::Cancelled;
 use crate::channel::{ChannelError, ConnectError};
+use crate::conditions::Unmet;
 use crate::fault::FaultAction;
 use crate::header::PrefixError;
 use crate::phases::{OutOfOrder, Phase};
@@ -50,6 +51,9 @@ pub enum Failure {
     /// The destination cannot take this machine.
     #[error("the receiver cannot take this machine: {0}")]
     Refused(PreflightReport),
+    /// The destination could take this machine in another state.
+    #[error("{0}; the guest goes on here, and may be in another state later")]
+    Unmet(#[from] Unmet),
     /// The guest dirties memory faster than the connection takes it.
     #[error(transparent)]
     NotConverging(#[from] NotConverging),

@@ -8,14 +8,14 @@ use std::time::Duration;
 use hw::memory::{DirtyClient, RamBlock};
 use parking_lot::Mutex;
 use vmstate::qom::sections::{IncomingSection, SectionSchema};
-use vmstate::state::Section;
+use vmstate::state::{Schema, Section};
 
 use crate::ram::{PAGE_SIZE, to_usize};
 use crate::switchover::DowntimeLimit;
-use crate::testing::{FakeDestination, FakeFactory, FakeRun, FakeVm};
+use crate::testing::{FAKE_DESCRIPTION, FakeDestination, FakeFactory, FakeRun, FakeState, FakeVm};
 use crate::vm::{
-    DestinationFactory, DestinationVm, Finding, Identity, Inventory, Offer, PreflightReport, RamSource, Recipe,
-    SourceVm, VmError,
+    DestinationFactory, DestinationVm, Finding, Identity, Inventory, Offer, PreflightReport, RamSource, ReaderSchema,
+    Recipe, SourceVm, VmError,
 };
 
 /// What a guest's RAM holds, and what the guest does.
@@ -94,6 +94,8 @@ pub(super) struct User {
     pub at_pauses: Vec<Duration>,
     /// What it is set to whenever the guest goes on.
     pub at_resume: Option<Duration>,
+    /// What the counter of the first object is set to in each pause.
+    pub counter_in_pause: Option<u64>,
 }
 
 impl User {
@@ -140,6 +142,12 @@ impl FakeSource {
             (FakeRun::Running, Some(Owner::Source))
         );
         assert!(self.accelerator.lock().log.is_none(), "logging has ended");
+    }
+
+    /// Sets the counter of the first object.
+    pub(super) fn set_counter(&self, counter: u64) {
+        let state = self.vm.states()[0].1.clone();
+        self.vm.set_state(0, FakeState { counter, ..state });
     }
 
     /// The user decides that an undecided guest goes on here.
@@ -256,12 +264,20 @@ impl SourceVm for FakeSource {
         let mut user = self.user.lock();
         let limit = user.at_pauses.pop();
         user.set(limit);
+        if let Some(counter) = user.counter_in_pause {
+            self.set_counter(counter);
+        }
         Ok(())
     }
 
     fn sections(&self) -> Result<Vec<Section>, VmError> {
         assert_eq!(self.vm.run_state(), FakeRun::Paused);
         Ok(vec![self.vm.sections()?; self.shape.copies_of_state].concat())
+    }
+
+    fn peek(&self) -> Vec<Section> {
+        assert_eq!(self.vm.run_state(), FakeRun::Running);
+        self.vm.peek()
     }
 
     fn resume(&self) -> Result<(), VmError> {
@@ -291,6 +307,8 @@ pub(super) struct WitnessedFactory {
     pub witness: Arc<Witness>,
     /// Building fails although the preflight found nothing.
     pub cannot_build: bool,
+    /// How this side reads the fake state, where it is not by the type.
+    pub reader: Option<Schema>,
 }
 
 impl DestinationFactory for WitnessedFactory {
@@ -302,6 +320,9 @@ impl DestinationFactory for WitnessedFactory {
             subject: offer.recipe.machine.clone(),
             because: "is a fake".to_owned(),
         });
+        if let Some(reader) = &self.reader {
+            report.readers.push(ReaderSchema::new(FAKE_DESCRIPTION, reader));
+        }
         report
     }
 

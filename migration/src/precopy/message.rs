@@ -4,7 +4,7 @@ use crate::cbor::{self, CborError, cbor_map};
 use crate::vm::{Finding, PreflightReport};
 
 cbor_map!(Finding, "finding" { 0 => subject, 2 => because });
-cbor_map!(PreflightReport, "preflight" { 0 => refusals, 2 => conditions, 3 => notes });
+cbor_map!(PreflightReport, "preflight" { 0 => refusals, 2 => conditions, 3 => notes, 5 => readers });
 
 /// A round is complete; everything that belongs to it was sent before this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! The pause of a source: the guest stands still, what is left of it is judged once more, and then sent.
+//! The pause of a source: the guest stands still, its state and what is left of its memory are judged once more, and
+//! then it is sent.
 //!
 //! The receiver hears of a pause only when that judgement has been passed, so that one that is taken back costs it nothing.
 
@@ -135,6 +136,7 @@ impl<'a> Source<'a> {
 
     fn take_state(&mut self, table: &SchemaTable) -> Result<Vec<Vec<u8>>, Failure> {
         let mut sections = self.vm.sections()?;
+        self.conditions.check(&sections)?;
         spoil_sections(&*self.options.faults, table, &mut sections);
         encode(table, &sections)
     }

@@ -12,6 +12,7 @@ use super::scan::RamSender;
 use super::session::Session;
 use crate::cancel::CancelToken;
 use crate::channel::Channel;
+use crate::conditions::Conditions;
 use crate::fault::{Faults, NoFaults};
 use crate::header::Header;
 use crate::hello::Hello;
@@ -136,6 +137,7 @@ pub fn send_over(
         options,
         gauges,
         report: SendReport::default(),
+        conditions: Conditions::default(),
         round_trip: Duration::MAX,
         cpus: vm.recipe().cpus.len(),
     };
@@ -163,6 +165,8 @@ pub(super) struct Source<'a> {
     pub(super) options: &'a SendOptions,
     pub(super) gauges: &'a Gauges,
     pub(super) report: SendReport,
+    /// What the receiver loads only if the values allow it.
+    pub(super) conditions: Conditions,
     /// The shortest that was seen.
     pub(super) round_trip: Duration,
     /// vCPUs of the machine.
@@ -225,8 +229,21 @@ impl Source<'_> {
         if !verdict.accepts() {
             return Err(Failure::Refused(verdict));
         }
+        self.conditions = Conditions::new(&verdict, &table).map_err(|source| Failure::Contents {
+            kind: RecordKind::Preflight,
+            source,
+        })?;
+        self.look_at_conditions()?;
         self.report.notes = verdict.notes.iter().map(ToString::to_string).collect();
         Ok(table)
+    }
+
+    /// Fails if the guest, which runs, is in a state that the receiver cannot load.
+    fn look_at_conditions(&self) -> Result<(), Failure> {
+        if !self.conditions.is_empty() {
+            self.conditions.check(&self.vm.peek())?;
+        }
+        Ok(())
     }
 
     /// RAM begins to flow.
@@ -299,6 +316,7 @@ impl Source<'_> {
                 figures.expected_downtime = expected;
             });
             self.note_phase();
+            self.look_at_conditions()?;
             match next? {
                 Next::AnotherRound => {}
                 Next::Stop(predicted) => return Ok(predicted),

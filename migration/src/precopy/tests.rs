@@ -1,5 +1,6 @@
 //! Both sides of a live migration against each other, whole.
 
+mod conditions;
 mod faults;
 mod hostile;
 mod moves;

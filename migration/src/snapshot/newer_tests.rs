@@ -107,6 +107,10 @@ impl SourceVm for Later {
         Ok(sections)
     }
 
+    fn peek(&self) -> Vec<Section> {
+        self.0.peek()
+    }
+
     fn resume(&self) -> Result<(), VmError> {
         self.0.resume()
     }

@@ -374,6 +374,10 @@ impl Control for Instance {
         self.vm.get().map(|vm| Arc::clone(vm.root()))
     }
 
+    fn is_held_by_accelerator(&self, object: &Object) -> bool {
+        self.vm.get().is_some_and(|vm| vm.is_held_by_accelerator(object))
+    }
+
     fn types(&self) -> Arc<TypeTable> {
         Arc::clone(&self.host.types)
     }

@@ -24,6 +24,7 @@ mod commands;
 mod cpu_models;
 mod framer;
 mod json;
+mod live_state;
 mod objects;
 pub mod place;
 mod qmp;

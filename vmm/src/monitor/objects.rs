@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use vmstate::qom::{Class, Object, PropertyError, PropertyInfo, PropertyValue, TypeKind};
 
-use super::qmp::{ErrorClass, QmpError};
+use super::{
+    live_state,
+    qmp::{ErrorClass, QmpError},
+};
 use crate::control::Control;
 
 fn object(vm: &dyn Control, path: &str) -> Result<Arc<Object>, QmpError> {
@@ -36,7 +39,12 @@ fn with_type(properties: impl Iterator<Item = PropertyInfo>) -> Value {
 }
 
 pub(super) fn list(vm: &dyn Control, path: &str) -> Result<Value, QmpError> {
-    Ok(with_type(object(vm, path)?.properties().into_iter()))
+    let object = object(vm, path)?;
+    let mut list = with_type(object.properties().into_iter());
+    if let (Value::Array(entries), Some(state)) = (&mut list, live_state::listed(&object)) {
+        entries.push(state);
+    }
+    Ok(list)
 }
 
 pub(super) fn get(vm: &dyn Control, path: &str, property: &str) -> Result<Value, QmpError> {
@@ -44,6 +52,9 @@ pub(super) fn get(vm: &dyn Control, path: &str, property: &str) -> Result<Value,
     match object.property(property) {
         Ok(value) => Ok((&value).into()),
         Err(PropertyError::Unknown { .. }) if property == TYPE => Ok(object.type_name().into()),
+        Err(error @ PropertyError::Unknown { .. }) if property == live_state::NAME => {
+            live_state::read(vm, &object).ok_or_else(|| error.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -53,7 +64,9 @@ pub(super) fn set(vm: &dyn Control, path: &str, property: &str, value: &Value) -
     let object = object(vm, path)?;
     let value = PropertyValue::try_from(value).map_err(|error| QmpError::generic(error.to_string()))?;
     object.set_property(property, value).map_err(|error| match error {
-        PropertyError::Unknown { path, name, .. } if name == TYPE => PropertyError::ReadOnly { path, name }.into(),
+        PropertyError::Unknown { path, name, .. } if name == TYPE || name == live_state::NAME => {
+            PropertyError::ReadOnly { path, name }.into()
+        }
         error => error.into(),
     })
 }

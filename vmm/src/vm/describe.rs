@@ -87,17 +87,27 @@ pub(super) fn cpuid_of(recipe: &Recipe) -> CpuidTable {
     }))
 }
 
-/// The tree below `root` with its effective properties. An accelerator's types go by the abstract type that they stand
-/// for, and the accelerator itself is the host's business.
-pub(super) fn inventory(root: &Arc<Object>, types: &AccelTypes) -> Inventory {
-    let subclasses = [
+/// Whether the state of an object is that of something that the accelerator holds, so that the object has it only after it
+/// was read, in a pause.
+pub(super) fn is_held_by_accelerator(object: &Object, types: &AccelTypes) -> bool {
+    subclasses(types).contains(&object.type_name())
+}
+
+fn subclasses(types: &AccelTypes) -> [&'static str; 6] {
+    [
         types.cpu,
         types.apic,
         types.ioapic,
         types.i8259,
         types.i8254,
         types.clock,
-    ];
+    ]
+}
+
+/// The tree below `root` with its effective properties. An accelerator's types go by the abstract type that they stand
+/// for, and the accelerator itself is the host's business.
+pub(super) fn inventory(root: &Arc<Object>, types: &AccelTypes) -> Inventory {
+    let subclasses = subclasses(types);
     let mut objects = Vec::new();
     root.walk(|object| {
         let path = object.path();

@@ -8,7 +8,8 @@ use hw::memory::{Backing, RamBlock};
 use hw::timer::clock::TscPolicy;
 use migration::ident::Id;
 use migration::vm::{
-    DestinationFactory, DestinationVm, Finding, Identity, Offer, PreflightReport, RamSource, Recipe, VmError,
+    DestinationFactory, DestinationVm, Finding, Identity, Offer, PreflightReport, RamSource, ReaderSchema, Recipe,
+    VmError,
 };
 use parking_lot::Mutex;
 use vmstate::qom::sections::{IncomingSection, load_tree};
@@ -125,7 +126,16 @@ impl Factory {
                 );
                 continue;
             };
-            for field in compare(&section.schema, reader).fields {
+            let comparison = compare(&section.schema, reader);
+            if matches!(comparison.verdict(), Verdict::LoadsOnlyIf(_))
+                && !report
+                    .readers
+                    .iter()
+                    .any(|known| known.description == section.description)
+            {
+                report.readers.push(ReaderSchema::new(&section.description, reader));
+            }
+            for field in comparison.fields {
                 let subject = format!("{}: {}", section.path, field.path);
                 match field.verdict {
                     Verdict::Loads => {}
@@ -265,7 +275,8 @@ impl DestinationVm for Arrival {
             path: "/machine".to_owned(),
             because,
         };
-        load_tree(self.vm.board.root(), sections).map_err(|error| state(error.to_string()))?;
+        let moves = self.vm.board.moves();
+        load_tree(self.vm.board.root(), sections, moves).map_err(|error| state(error.to_string()))?;
         self.vm.accelerator.push().map_err(|error| VmError::Accelerator {
             operation: "take the guest's state",
             because: error.to_string(),

@@ -159,6 +159,12 @@ impl Vm {
         &self.status
     }
 
+    /// Whether the state of an object is in the accelerator while the guest runs.
+    #[must_use]
+    pub fn is_held_by_accelerator(&self, object: &Object) -> bool {
+        describe::is_held_by_accelerator(object, &self.accelerator.types())
+    }
+
     /// The root of its composition tree.
     #[must_use]
     pub fn root(&self) -> &Arc<Object> {

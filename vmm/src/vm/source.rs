@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hw::memory::{DirtyClient, ListenerError, RamBlock};
 use migration::vm::{Identity, Inventory, Recipe, SourceVm, VmError};
-use vmstate::qom::sections::{SectionSchema, save_tree, tree_schemas};
+use vmstate::qom::sections::{SectionSchema, peek_tree, save_tree, tree_schemas};
 use vmstate::state::Section;
 
 use super::lifecycle::LifecycleError;
@@ -82,6 +82,10 @@ impl SourceVm for Vm {
             path: "/".to_owned(),
             because: error.to_string(),
         })
+    }
+
+    fn peek(&self) -> Vec<Section> {
+        peek_tree(self.board.root(), |object| !self.is_held_by_accelerator(object))
     }
 
     fn resume(&self) -> Result<(), VmError> {

@@ -1,11 +1,12 @@
 //! How the framework reaches the state of an object: from a part's `#[state]` field to a [`StructValue`] and back.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use parking_lot::Mutex;
 
 use super::{Object, ObjectPart};
-use crate::state::{HookError, Schema, StateError, StateHooks, StructValue, VmState};
+use crate::state::{HookError, Schema, StateError, StateHooks, StructValue, SubsectionSchema, VmState};
 
 /// Puts a state that was checked into an object. It cannot fail: that is what the checking was for.
 pub type Install = Box<dyn FnOnce(&Object) + Send>;
@@ -63,6 +64,7 @@ pub struct HookTable {
     post_save: fn(&Object) -> Result<(), HookError>,
     pre_load: fn(&Object) -> Result<(), HookError>,
     post_load: fn(&Object, u32) -> Result<(), HookError>,
+    has_subsection: fn(&Object, &str) -> bool,
 }
 
 impl HookTable {
@@ -72,6 +74,7 @@ impl HookTable {
         post_save: |_| Ok(()),
         pre_load: |_| Ok(()),
         post_load: |_, _| Ok(()),
+        has_subsection: |_, _| true,
     };
 
     /// The hooks of part `P`.
@@ -82,6 +85,7 @@ impl HookTable {
             post_save: |object| object.own_part::<P>().post_save(),
             pre_load: |object| object.own_part::<P>().pre_load(),
             post_load: |object, version| object.own_part::<P>().post_load(version),
+            has_subsection: |object, name| object.own_part::<P>().has_subsection(name),
         }
     }
 }
@@ -103,10 +107,30 @@ impl StateBinding {
         }
     }
 
-    /// The description.
+    /// The description, with every subsection that some configuration of the type has.
     #[must_use]
     pub fn schema(&self) -> &'static Schema {
         (self.schema)()
+    }
+
+    /// The description of this object's state: without the optional subsections that it does not have as it is
+    /// configured.
+    #[must_use]
+    pub fn schema_of(&self, object: &Object) -> Cow<'static, Schema> {
+        let schema = self.schema();
+        let lacks = |subsection: &SubsectionSchema| {
+            subsection.optional && !(self.hooks.has_subsection)(object, &subsection.name)
+        };
+        if !schema.subsections.iter().any(lacks) {
+            return Cow::Borrowed(schema);
+        }
+        let mut description = schema.clone().into_description();
+        description.subsections.retain(|subsection| !lacks(subsection));
+        Cow::Owned(
+            description
+                .check()
+                .expect("a description without one of its parts is still one"),
+        )
     }
 
     /// Takes the state out; the object stays as it is. No hook runs.
@@ -121,10 +145,28 @@ impl StateBinding {
     ///
     /// What a hook refused with.
     pub fn save(&self, object: &Object) -> Result<StructValue, HookError> {
-        let value = (self.hooks.pre_save)(object).map(|()| self.take(object));
+        let value = (self.hooks.pre_save)(object).and_then(|()| self.take_described(object));
         let after = (self.hooks.post_save)(object);
         let value = value?;
         after.map(|()| value)
+    }
+
+    /// Takes the state out, and refuses to leave anything behind that the configuration of the object has no place for.
+    fn take_described(&self, object: &Object) -> Result<StructValue, HookError> {
+        let value = self.take(object);
+        let lacking = value.subsections().find(|(name, _)| {
+            let optional = self
+                .schema()
+                .subsection(name)
+                .is_some_and(|subsection| subsection.optional);
+            optional && !(self.hooks.has_subsection)(object, name)
+        });
+        match lacking.map(|(name, _)| name.clone()) {
+            None => Ok(value),
+            Some(name) => Err(HookError::new(format!(
+                "its subsection `{name}` is in use, and this version of the machine does not have it"
+            ))),
+        }
     }
 
     /// Checks that `value` is a state, without touching an object.

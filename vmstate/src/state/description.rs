@@ -120,7 +120,15 @@ pub trait StateHooks {
         Ok(())
     }
 
-    /// Before the state is put into a fresh object. Every section has been decoded by then.
+    /// Whether this object, as it is configured, has the optional subsection of that name at all. What a machine version
+    /// does not have is switched off by a property that its compatibility properties set, and is neither described nor
+    /// sent nor taken then. The answer does not change once the object is realized.
+    fn has_subsection(&self, name: &str) -> bool {
+        let _ = name;
+        true
+    }
+
+    /// Before any state is put into the fresh tree. Every section has been decoded by then.
     ///
     /// # Errors
     ///
@@ -129,8 +137,8 @@ pub trait StateHooks {
         Ok(())
     }
 
-    /// After the state of this object and of all with a higher priority was put in: checks it and derives from it
-    /// what is not saved. `version` is the writer's.
+    /// After the states of all objects were put in: checks this one's and derives from it what is not saved. The hooks
+    /// of objects with a higher priority have run. `version` is the writer's.
     ///
     /// # Errors
     ///

@@ -224,7 +224,7 @@ impl Guest {
                 description: section.description,
                 writer_schema: schema.schema.into(),
             });
-        load_tree(self.board.root(), incoming.collect()).expect("loads");
+        load_tree(self.board.root(), incoming.collect(), &[]).expect("loads");
     }
 }
 

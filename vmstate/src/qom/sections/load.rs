@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Described, Key, described};
+use super::moves::whereabouts;
+use super::{Described, Key, Move, described};
 use crate::qom::{Install, Object};
 use crate::state::{self, AdaptError, DecodeError, HookError, Schema, StateError};
 
@@ -84,15 +85,16 @@ pub enum SectionFault {
     State(#[from] StateError),
 }
 
-/// Loads `sections` into the fresh tree below `root`.
+/// Loads `sections` into the fresh tree below `root`. A section of an object that is not there is for the one that
+/// `moves` says has been there.
 ///
 /// # Errors
 ///
 /// [`LoadTreeError`] names object and field. Unless it is [`LoadTreeError::Hook`], no object was touched; in any case
 /// the tree is to be dropped.
-pub fn load_tree(root: &Object, sections: Vec<IncomingSection>) -> Result<(), LoadTreeError> {
+pub fn load_tree(root: &Object, sections: Vec<IncomingSection>, moves: &[Move]) -> Result<(), LoadTreeError> {
     let mut loads = Vec::with_capacity(sections.len());
-    for (target, section) in match_up(root, sections)? {
+    for (target, section) in match_up(root, sections, moves)? {
         match prepare(&target, &section) {
             Ok(install) => loads.push(Load {
                 target,
@@ -113,15 +115,20 @@ pub fn load_tree(root: &Object, sections: Vec<IncomingSection>) -> Result<(), Lo
 }
 
 /// Pairs objects and sections one to one, in the order of loading.
-fn match_up(root: &Object, sections: Vec<IncomingSection>) -> Result<Vec<(Described, IncomingSection)>, LoadTreeError> {
+fn match_up(
+    root: &Object,
+    sections: Vec<IncomingSection>,
+    moves: &[Move],
+) -> Result<Vec<(Described, IncomingSection)>, LoadTreeError> {
     let described = described(root);
     let here: BTreeSet<Key> = described.iter().map(Described::key).collect();
     let mut incoming = BTreeMap::new();
     for section in sections {
-        let key = (section.path.clone(), section.description.clone());
-        if !here.contains(&key) {
+        let key = |path: String| (path, section.description.clone());
+        let places = std::iter::once(section.path.clone()).chain(whereabouts(&section.path, moves));
+        let Some(key) = places.map(key).find(|key| here.contains(key)) else {
             return Err(unexpected(root, section));
-        }
+        };
         if let Some(first) = incoming.insert(key, section) {
             return Err(LoadTreeError::Twice {
                 path: first.path,
@@ -168,10 +175,10 @@ fn prepare(target: &Described, section: &IncomingSection) -> Result<Install, Box
         Box::new(fault.into())
     }
     let value = state::decode(&section.writer_schema, &section.bytes).map_err(boxed)?;
-    let schema = target.binding.schema();
-    let value = state::adapt(value, &section.writer_schema, schema).map_err(boxed)?;
+    let schema = target.binding.schema_of(&target.object);
+    let value = state::adapt(value, &section.writer_schema, &schema).map_err(boxed)?;
     if schema.is_configured() {
-        state::check_configured(schema, &value, &target.binding.take(&target.object)).map_err(boxed)?;
+        state::check_configured(&schema, &value, &target.binding.take(&target.object)).map_err(boxed)?;
     }
     target.binding.prepare(&value).map_err(boxed)
 }
@@ -183,22 +190,21 @@ struct Load {
     version: u32,
 }
 
-/// The second phase: all states go in, in order, and then all `post_load` hooks run, in the same order.
+/// The second phase, in the order of loading: all `pre_load` hooks, all states, all `post_load` hooks.
 fn install(loads: Vec<Load>) -> Result<(), LoadTreeError> {
-    let mut loaded = Vec::with_capacity(loads.len());
-    for Load {
-        target,
-        install,
-        version,
-    } in loads
-    {
-        target
-            .binding
-            .pre_load(&target.object)
-            .map_err(|source| refused(&target, source))?;
-        install(&target.object);
-        loaded.push((target, version));
+    for Load { target, .. } in &loads {
+        let prepared = target.binding.pre_load(&target.object);
+        prepared.map_err(|source| refused(target, source))?;
     }
+    let put = |Load {
+                   target,
+                   install,
+                   version,
+               }: Load| {
+        install(&target.object);
+        (target, version)
+    };
+    let loaded: Vec<_> = loads.into_iter().map(put).collect();
     for (target, version) in loaded {
         target
             .binding
@@ -219,15 +225,19 @@ fn refused(target: &Described, source: HookError) -> LoadTreeError {
 #[cfg(test)]
 mod tests {
     use super::super::save_tree;
-    use super::super::testing::{ClockState, MACHINE, PicState, clock, hooks_run, pic, sent, tree, used_machine};
+    use super::super::testing::{
+        Clock, ClockState, MACHINE, PicCommon, PicState, Uart, clock, hooks_run, pic, sent, tree, used_machine,
+    };
+    use super::super::tree_schemas;
     use super::*;
+    use crate::qom::{Obj, PropertyValue};
     use crate::state::{StructValue, VmState};
 
     #[test]
     fn what_was_saved_is_loaded_into_a_machine_built_in_another_order_by_another_accelerator() {
         let source = used_machine();
         let fresh = tree(&[("box", "container"), ("clock", "clock"), ("pic", "slow-pic")]);
-        load_tree(&fresh, sent(&source)).expect("it fits");
+        load_tree(&fresh, sent(&source), &[]).expect("it fits");
         assert_eq!(*pic(&fresh).state.lock(), *pic(&source).state.lock());
         assert_eq!(save_tree(&fresh), save_tree(&source), "saved again, it is the same");
     }
@@ -236,8 +246,126 @@ mod tests {
     fn loading_runs_the_hooks_before_and_after_all_states_are_in() {
         let sections = sent(&used_machine());
         hooks_run();
-        load_tree(&tree(&MACHINE), sections).expect("it fits");
+        load_tree(&tree(&MACHINE), sections, &[]).expect("it fits");
         assert_eq!(hooks_run(), ["pre_load at 0", "post_load at 1000"]);
+    }
+
+    #[test]
+    fn hooks_run_in_the_order_of_loading_and_meet_no_object_without_its_state() {
+        let layout = [("z", "clock"), ("a", "clock"), ("pic", "fast-pic")];
+        let source = tree(&layout);
+        for (name, nanoseconds) in [("a", 1), ("z", 2)] {
+            let clock: Obj<Clock> = source.child(name).and_then(Obj::new).expect("there");
+            clock.state.lock().nanoseconds = nanoseconds;
+        }
+        let sections = sent(&source);
+        hooks_run();
+        load_tree(&tree(&layout), sections, &[]).expect("it fits");
+        assert_eq!(
+            hooks_run(),
+            ["pre_load at 0", "pre_load at 0", "post_load at 1", "post_load at 2"]
+        );
+    }
+
+    #[test]
+    fn a_failed_load_leaves_no_trace() {
+        for refused in ["pre_load", "post_load"] {
+            let source = used_machine();
+            let (sections, before) = (sent(&source), save_tree(&source));
+            let fresh = tree(&MACHINE);
+            *clock(&fresh).refuses.lock() = Some(refused);
+            load_tree(&fresh, sections.clone(), &[]).expect_err("refused");
+            let objects = [Arc::downgrade(&fresh), Arc::downgrade(clock(&fresh).object())];
+            drop(fresh);
+            assert!(
+                objects.iter().all(|object| object.upgrade().is_none()),
+                "nothing keeps the tree"
+            );
+            assert_eq!(save_tree(&source), before, "the source is as it was");
+            load_tree(&tree(&MACHINE), sections, &[]).expect("the same sections load into another tree");
+        }
+    }
+
+    #[test]
+    fn state_of_an_object_that_was_moved_loads_where_it_is_now() {
+        let source = tree(&[("old", "container")]);
+        let pic = source.types().new_object("fast-pic").expect("concrete");
+        source.child("old").expect("there").add_child("pic", pic).expect("free");
+        let pic: Obj<PicCommon> = source.resolve("/old/pic").and_then(Obj::new).expect("there");
+        pic.state.lock().mask = 7;
+        let moves = [Move {
+            now: "/box",
+            formerly: "/old",
+        }];
+        let here = || {
+            let root = tree(&[("box", "container")]);
+            let pic = root.types().new_object("slow-pic").expect("concrete");
+            root.child("box").expect("there").add_child("pic", pic).expect("free");
+            root
+        };
+        let fresh = here();
+        load_tree(&fresh, sent(&source), &moves).expect("it was moved");
+        let loaded: Obj<PicCommon> = fresh.resolve("/box/pic").and_then(Obj::new).expect("there");
+        assert_eq!(loaded.state.lock().mask, 7);
+        let error = load_tree(&here(), sent(&source), &[])
+            .expect_err("no such object")
+            .to_string();
+        assert!(error.contains("holds state of /old/pic (pic-common)"), "{error}");
+        let twice = [sent(&source), sent(&fresh)].concat();
+        let error = load_tree(&here(), twice, &moves)
+            .expect_err("both are for one object")
+            .to_string();
+        assert!(error.contains("twice"), "{error}");
+    }
+
+    #[test]
+    fn a_machine_version_without_a_subsection_neither_describes_nor_sends_nor_takes_it() {
+        let machine = |with_fifo: bool| {
+            let root = tree(&[("uart", "uart")]);
+            let uart: Obj<Uart> = root.child("uart").and_then(Obj::new).expect("there");
+            uart.object()
+                .set_property("fifo", PropertyValue::Bool(with_fifo))
+                .expect("not frozen");
+            (root, uart)
+        };
+        let (new, old) = (machine(true), machine(false));
+        let subsections = |root: &Object| tree_schemas(root)[0].schema.subsections.len();
+        assert_eq!((subsections(&new.0), subsections(&old.0)), (1, 0));
+        old.1.state.lock().divisor = 12;
+        load_tree(&machine(false).0, sent(&old.0), &[]).expect("to the older machine");
+        load_tree(&machine(true).0, sent(&old.0), &[]).expect("what it lacks is as after reset");
+        new.1.state.lock().fifo.level = 3;
+        let error = load_tree(&machine(false).0, sent(&new.0), &[])
+            .expect_err("it is in use")
+            .to_string();
+        assert!(
+            error.contains("field fifo loads only if nothing is sent in it"),
+            "{error}"
+        );
+        old.1.state.lock().fifo.level = 3;
+        let error = save_tree(&old.0)
+            .expect_err("its behaviour should have been switched off")
+            .to_string();
+        assert!(
+            error.contains("/uart (uart) cannot be saved: its subsection `fifo` is in use"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn configuration_that_differs_is_refused_before_any_object_is_touched() {
+        let source = tree(&[("uart", "uart")]);
+        let fresh = tree(&[("uart", "uart")]);
+        let uart: Obj<Uart> = fresh.child("uart").and_then(Obj::new).expect("there");
+        uart.state.lock().clock = 3_686_400;
+        let error = load_tree(&fresh, sent(&source), &[])
+            .expect_err("another clock")
+            .to_string();
+        assert!(
+            error.contains("field clock: it is 0x1c2000, and this machine is configured for 0x384000"),
+            "{error}"
+        );
+        assert!(error.contains("give it the same crystal"), "{error}");
     }
 
     #[test]
@@ -245,7 +373,7 @@ mod tests {
         for refused in ["pre_load", "post_load"] {
             let fresh = tree(&MACHINE);
             *clock(&fresh).refuses.lock() = Some(refused);
-            let error = load_tree(&fresh, sent(&used_machine()))
+            let error = load_tree(&fresh, sent(&used_machine()), &[])
                 .expect_err("refused")
                 .to_string();
             assert_eq!(error, "/clock (clock) cannot take this state: the clock stands still");
@@ -258,7 +386,7 @@ mod tests {
         damage(&mut sections);
         hooks_run();
         let fresh = tree(&MACHINE);
-        let error = load_tree(&fresh, sections).expect_err("refused");
+        let error = load_tree(&fresh, sections, &[]).expect_err("refused");
         assert!(hooks_run().is_empty(), "{error}");
         assert_eq!(*pic(&fresh).state.lock(), PicState::default(), "{error}");
         assert_eq!(*clock(&fresh).state.lock(), ClockState::default(), "{error}");
@@ -326,7 +454,7 @@ mod tests {
         sections[1].bytes = state::encode(&writer, &value).expect("it fits");
         sections[1].writer_schema = Arc::new(writer);
         let fresh = tree(&MACHINE);
-        load_tree(&fresh, sections).map_err(|error| error.to_string())?;
+        load_tree(&fresh, sections, &[]).map_err(|error| error.to_string())?;
         let state = pic(&fresh).state.lock().clone();
         Ok(state)
     }
@@ -356,7 +484,7 @@ mod tests {
                     let mut damaged = sections.clone();
                     damaged[index].bytes[at] ^= 1 << bit;
                     let fresh = tree(&MACHINE);
-                    match load_tree(&fresh, damaged) {
+                    match load_tree(&fresh, damaged, &[]) {
                         Ok(()) => assert_ne!(save_tree(&fresh), save_tree(&used_machine())),
                         Err(error) => assert!(error.to_string().starts_with(&section.path), "{error}"),
                     }

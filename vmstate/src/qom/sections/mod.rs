@@ -6,10 +6,12 @@
 //! then path order.
 //!
 //! Loading has two phases. First every section is decoded, adapted to this Tern's description and made into a plain
-//! state, and sections and objects are matched one to one. Only then is anything put into an object, which cannot fail;
-//! hooks can, and then the tree, which was fresh, is to be dropped.
+//! state, and sections and objects are matched one to one. Then all `pre_load` hooks run, all states are put in, which
+//! cannot fail, and all `post_load` hooks run; so no hook meets an object that has no state yet. If a hook refuses, the
+//! tree, which was fresh, is to be dropped.
 
 mod load;
+mod moves;
 mod save;
 #[cfg(test)]
 mod testing;
@@ -17,9 +19,10 @@ mod testing;
 use std::sync::Arc;
 
 use super::{Object, StateBinding};
-use crate::state::Schema;
+use crate::state::{Schema, Section};
 
 pub use load::{IncomingSection, LoadTreeError, SectionFault, load_tree};
+pub use moves::Move;
 pub use save::{SaveTreeError, save_tree};
 
 /// The description of one section that a tree has.
@@ -66,6 +69,20 @@ fn described(root: &Object) -> Vec<Described> {
     all
 }
 
+/// The state of the tree below `root` as it is now, of the objects that `wanted` picks. No hook runs and nothing has to stand
+/// still: each state is whole by itself, and those of two objects may be of two instants.
+#[must_use]
+pub fn peek_tree(root: &Object, wanted: impl Fn(&Object) -> bool) -> Vec<Section> {
+    let wanted = described(root).into_iter().filter(|one| wanted(&one.object));
+    wanted
+        .map(|one| Section {
+            value: one.binding.take(&one.object),
+            path: one.path,
+            description: one.description.to_owned(),
+        })
+        .collect()
+}
+
 /// What keeps the tree below `root` from being saved: each object's path and reason, in path order.
 #[must_use]
 pub fn blockers(root: &Object) -> Vec<(String, &'static str)> {
@@ -82,7 +99,7 @@ pub fn tree_schemas(root: &Object) -> Vec<SectionSchema> {
         .map(|one| SectionSchema {
             path: one.path,
             description: one.description.to_owned(),
-            schema: one.binding.schema().clone(),
+            schema: one.binding.schema_of(&one.object).into_owned(),
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{IncomingSection, save_tree, tree_schemas};
-use crate::qom::{Obj, Object, ObjectPart, TypeTable};
+use crate::qom::{Config, Obj, Object, ObjectPart, TypeTable};
 use crate::state::{self, HookError, StateHooks, VmState};
 
 thread_local! {
@@ -45,7 +45,7 @@ pub(super) struct SlowPic {}
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "clock", version = 2, priority = 10)]
 pub(super) struct ClockState {
-    nanoseconds: u64,
+    pub(super) nanoseconds: u64,
 }
 
 #[derive(Object)]
@@ -86,6 +86,54 @@ impl StateHooks for Clock {
     }
 }
 
+/// What newer machines have of the UART.
+#[derive(Clone, Debug, Default, PartialEq, VmState)]
+pub(super) struct Fifo {
+    pub(super) level: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, VmState)]
+#[vmstate(name = "uart")]
+pub(super) struct UartState {
+    #[vmstate(must_equal(hint = "give it the same crystal"))]
+    pub(super) clock: u32,
+    pub(super) divisor: u16,
+    #[vmstate(subsection(needed = UartState::uses_fifo))]
+    pub(super) fifo: Fifo,
+}
+
+impl UartState {
+    fn uses_fifo(&self) -> bool {
+        self.fifo != Fifo::default()
+    }
+}
+
+impl Default for UartState {
+    fn default() -> Self {
+        Self {
+            clock: 1_843_200,
+            divisor: 1,
+            fifo: Fifo::default(),
+        }
+    }
+}
+
+/// A device of which older machines have no FIFO.
+#[derive(Object)]
+#[object(name = "uart", hooks, unregistered)]
+pub(super) struct Uart {
+    #[config(property, default = true, description = "whether it has a FIFO")]
+    fifo: Config<bool>,
+    #[state]
+    pub(super) state: Mutex<UartState>,
+}
+
+impl StateHooks for Uart {
+    fn has_subsection(&self, name: &str) -> bool {
+        name != "fifo" || self.fifo.get()
+    }
+}
+
 /// Extends a type that has state by state of its own.
 #[derive(Object)]
 #[object(name = "timer", parent = Clock, unregistered)]
@@ -107,6 +155,7 @@ pub(super) fn tree(objects: &[(&str, &str)]) -> Arc<Object> {
         Clock::type_info(),
         Timer::type_info(),
         HostDisk::type_info(),
+        Uart::type_info(),
     ])
     .expect("they fit");
     let root = types.new_object("container").expect("concrete");
