@@ -237,6 +237,10 @@ impl Accelerator for Qtest {
         Ok(())
     }
 
+    fn vcpu_threads(&self) -> Vec<(u32, u32)> {
+        Vec::new()
+    }
+
     fn irq_sink(&self) -> Arc<dyn IrqSink> {
         Arc::clone(&self.stand_in) as _
     }
@@ -352,12 +356,12 @@ mod tests {
 
     #[test]
     fn a_board_whose_device_cannot_be_realized_takes_those_before_it_off_again() {
-        // The second of its two ports would lie beyond the last one.
-        let (board, created) = machine_with(&["i8042.iobase=0xfffe"]);
+        // Its ports would lie over those of the real-time clock.
+        let (board, created) = machine_with(&["serial16550.iobase=0x6c"]);
         let realize = || board.realize(&created.accelerator.irq_sink(), &(Arc::new(NoRequests) as Arc<_>));
         let error = realize().expect_err("there is no room").to_string();
-        assert!(error.contains("/machine/i8042"), "{error}");
-        for device in ["ioapic", "clock", "ged", "i8042", "serial0"] {
+        assert!(error.contains("/machine/serial0"), "{error}");
+        for device in ["ioapic", "ged", "rtc", "serial0", "testexit"] {
             let device = board.machine().child(device).expect("on the board");
             assert_eq!(
                 device.property("realized"),
@@ -365,9 +369,9 @@ mod tests {
                 "{device:?}"
             );
         }
-        let failed = board.machine().child("i8042").expect("on the board");
-        failed
-            .set_property("iobase", 0x60)
+        let serial = board.serial().object();
+        serial
+            .set_property("iobase", 0x3f8)
             .expect("its configuration is open again");
         realize().expect("nothing is left in the way");
     }
