@@ -106,8 +106,8 @@ async def what_there_is(vm):
     described = {entry["name"]: entry for entry in await vm.ask("qom-list", path="/machine/serial0")}
     has(described["iobase"]["description"], "I/O ports")
     of_type = await vm.ask("qom-list-properties", typename="serial16550")
-    # What an object has of its own is none of its type's.
-    same({entry["name"] for entry in of_type}, set(described) - {"clk"})
+    # What an object has of its own, and its state, are none of its type's.
+    same({entry["name"] for entry in of_type}, set(described) - {"clk", "state"})
     of_device = await vm.ask("device-list-properties", typename="serial16550")
     same([entry["default-value"] for entry in of_device if entry["name"] == "iobase"], [0x3F8])
 
