@@ -12,6 +12,7 @@ use vmstate::qom::{Object, TypeTable};
 
 use crate::accel::HostFeatures;
 use crate::run_state::{IllegalTransition, RunState};
+use crate::vm::Properties;
 
 pub use crate::migration_info::{JobId, MigrationInfo, MigrationParameters, MigrationStatus, PauseReport, RamInfo};
 
@@ -123,6 +124,34 @@ pub trait Control: Send + Sync {
 
     /// What the character devices of the guest lead to.
     fn chardevs(&self) -> Vec<ChardevInfo>;
+
+    /// Makes an object of a user.
+    ///
+    /// # Errors
+    ///
+    /// Such an object cannot be had, or a migration or snapshot is under way.
+    fn object_add(&self, type_name: &str, id: &str, properties: Properties) -> Result<(), ControlError>;
+
+    /// Deletes an object of a user.
+    ///
+    /// # Errors
+    ///
+    /// There is none, it is in use, or a migration or snapshot is under way.
+    fn object_del(&self, id: &str) -> Result<(), ControlError>;
+
+    /// Adds a device to the machine.
+    ///
+    /// # Errors
+    ///
+    /// Such a device cannot be had, or a migration or snapshot is under way.
+    fn device_add(&self, driver: &str, id: Option<&str>, properties: Properties) -> Result<(), ControlError>;
+
+    /// Takes a device off the machine, by its id or path. [`Event::DeviceDeleted`] says when it is gone.
+    ///
+    /// # Errors
+    ///
+    /// There is none, it stays, or a migration or snapshot is under way.
+    fn device_del(&self, id: &str) -> Result<(), ControlError>;
 
     /// The root of the composition tree, or `None` before a receiver knows what machine it holds.
     fn root(&self) -> Option<Arc<Object>>;
@@ -292,6 +321,13 @@ pub enum Event {
         /// A sentence that says why.
         why: String,
     },
+    /// A device that a user had added is gone.
+    DeviceDeleted {
+        /// Its id, where it had one.
+        device: Option<String>,
+        /// Where it was.
+        path: String,
+    },
     /// A migration, snapshot or arrival has reached another status: its account at that moment.
     Migration(Arc<MigrationInfo>),
     /// A migration begins to send memory anew.
@@ -352,6 +388,14 @@ pub enum ControlError {
     /// The state machine refused.
     #[error(transparent)]
     IllegalTransition(#[from] IllegalTransition),
+    /// An object or a device did not come or go.
+    #[error("{reason}")]
+    Change {
+        /// A sentence that says why.
+        reason: String,
+        /// There is none of that name.
+        not_found: bool,
+    },
     /// Only one migration or snapshot at a time.
     #[error(
         "another migration or snapshot of this VM is under way; wait for it, or cancel it by the QMP command \"migrate_cancel\""

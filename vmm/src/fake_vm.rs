@@ -18,6 +18,7 @@ use crate::{
         JobId, MigrationInfo, MigrationParameters, MigrationStatus, Resolution, ShutdownReason, VcpuInfo, VmInfo,
     },
     run_state::RunState,
+    vm::Properties,
 };
 
 /// What a VM can be asked to do.
@@ -34,6 +35,10 @@ pub(crate) enum Asked {
     Cancel,
     Parameters(MigrationParameters),
     Resolve(Resolution),
+    ObjectAdd(String, String, Properties),
+    ObjectDel(String),
+    DeviceAdd(String, Option<String>, Properties),
+    DeviceDel(String),
 }
 
 /// See the module's description.
@@ -208,6 +213,22 @@ impl Control for FakeVm {
             max_bandwidth: Some(0),
             switchover_bandwidth: Some(0),
         }
+    }
+
+    fn object_add(&self, type_name: &str, id: &str, properties: Properties) -> Result<(), ControlError> {
+        self.ask(Asked::ObjectAdd(type_name.into(), id.into(), properties))
+    }
+
+    fn object_del(&self, id: &str) -> Result<(), ControlError> {
+        self.ask(Asked::ObjectDel(id.into()))
+    }
+
+    fn device_add(&self, driver: &str, id: Option<&str>, properties: Properties) -> Result<(), ControlError> {
+        self.ask(Asked::DeviceAdd(driver.into(), id.map(str::to_owned), properties))
+    }
+
+    fn device_del(&self, id: &str) -> Result<(), ControlError> {
+        self.ask(Asked::DeviceDel(id.into()))
     }
 
     fn query_migrate(&self) -> MigrationInfo {

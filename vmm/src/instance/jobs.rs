@@ -253,6 +253,19 @@ impl Jobs {
         JobId(self.count.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// Does `change`, while no job begins.
+    ///
+    /// # Errors
+    ///
+    /// A job is under way.
+    pub(super) fn between<R>(&self, change: impl FnOnce() -> R) -> Result<R, ControlError> {
+        let current = self.current.lock();
+        if current.as_ref().is_some_and(|job| !job.is_over()) {
+            return Err(ControlError::MigrationUnderWay);
+        }
+        Ok(change())
+    }
+
     fn begin(&self, job: &Arc<Job>) -> Result<(), ControlError> {
         let mut current = self.current.lock();
         if current.as_ref().is_some_and(|job| !job.is_over()) {

@@ -22,7 +22,7 @@ use crate::control::{
     MigrationInfo, MigrationParameters, Resolution, ShutdownReason, VcpuInfo, VmInfo,
 };
 use crate::run_state::{IllegalTransition, RunState};
-use crate::vm::{Arrivals, CreateError, Factory, Host, LifecycleError, Status, Vm, VmSpec};
+use crate::vm::{Arrivals, ChangeError, CreateError, Factory, Host, LifecycleError, Properties, Status, Vm, VmSpec};
 use jobs::{Jobs, Quit};
 
 /// What a user of an instance can choose beside the VM itself.
@@ -170,6 +170,22 @@ impl Instance {
             state,
             remedy,
         }
+    }
+
+    /// Changes what the VM has, while nothing takes it elsewhere.
+    fn change(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Vm) -> Result<(), ChangeError>,
+    ) -> Result<(), ControlError> {
+        let vm = self.vm_to(operation)?;
+        self.jobs.between(|| change(vm))?.map_err(|error| match error {
+            ChangeError::Lifecycle(error) => self.control_error(operation, error),
+            error => ControlError::Change {
+                not_found: matches!(error, ChangeError::NoDevice(_)),
+                reason: error.to_string(),
+            },
+        })
     }
 
     fn control_error(&self, operation: &'static str, error: LifecycleError) -> ControlError {
@@ -370,6 +386,22 @@ impl Control for Instance {
         console.into_iter().collect()
     }
 
+    fn object_add(&self, type_name: &str, id: &str, properties: Properties) -> Result<(), ControlError> {
+        self.change("add an object to", |vm| vm.add_object(type_name, id, properties))
+    }
+
+    fn object_del(&self, id: &str) -> Result<(), ControlError> {
+        self.change("delete an object of", |vm| vm.delete_object(id))
+    }
+
+    fn device_add(&self, driver: &str, id: Option<&str>, properties: Properties) -> Result<(), ControlError> {
+        self.change("add a device to", |vm| vm.add_device(driver, id, properties))
+    }
+
+    fn device_del(&self, id: &str) -> Result<(), ControlError> {
+        self.change("take a device off", |vm| vm.delete_device(id))
+    }
+
     fn root(&self) -> Option<Arc<Object>> {
         self.vm.get().map(|vm| Arc::clone(vm.root()))
     }
@@ -404,6 +436,8 @@ impl Control for Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmstate::qom::PropertyValue;
+
     use crate::control::MigrationStatus;
     use crate::test_support::TempDir;
     use crate::vm::Runner;
@@ -449,6 +483,102 @@ mod tests {
         assert_eq!(instance.status(), RunState::Created);
         boot(&instance);
         assert_eq!(instance.status(), RunState::Running);
+    }
+
+    /// What was told of devices that went.
+    #[derive(Default)]
+    struct Gone(Mutex<Vec<Event>>);
+
+    impl EventSink for Gone {
+        fn event(&self, event: &Event) {
+            if matches!(event, Event::DeviceDeleted { .. }) {
+                self.0.lock().push(event.clone());
+            }
+        }
+    }
+
+    fn text(name: &str, value: &str) -> (String, PropertyValue) {
+        (name.to_owned(), value.into())
+    }
+
+    /// An instance whose user has added a second serial port that writes to memory.
+    fn with_second_port() -> Arc<Instance> {
+        let instance = instance();
+        boot(&instance);
+        instance
+            .object_add("chardev-ringbuf", "log", vec![text("size", "4K")])
+            .expect("it fits");
+        let properties = vec![text("iobase", "0x2f8"), text("irq", "3"), text("chardev", "log")];
+        instance
+            .device_add("serial16550", Some("com2"), properties)
+            .expect("it fits");
+        instance
+    }
+
+    fn write(vm: &Vm, port: u64, byte: u8) {
+        vm.board().io().write(port, &[byte]).expect("a device is there");
+    }
+
+    #[test]
+    fn a_user_adds_a_device_to_a_machine_that_runs_and_hears_when_it_is_gone() {
+        let instance = with_second_port();
+        let gone = Arc::<Gone>::default();
+        instance.subscribe(gone.clone());
+        let vm = instance.vm().expect("it boots");
+        write(vm, 0x2f8, b'!');
+        let log = vm.root().resolve("/objects/log").expect("added");
+        assert_eq!(log.property("contents"), Ok("!".into()));
+        let error = instance.object_del("log").expect_err("in use").to_string();
+        assert_eq!(
+            error,
+            "/objects/log cannot be deleted: /machine/peripheral/com2 uses it"
+        );
+        instance.device_del("com2").expect("it goes");
+        let told = Event::DeviceDeleted {
+            device: Some("com2".to_owned()),
+            path: "/machine/peripheral/com2".to_owned(),
+        };
+        assert_eq!(*gone.0.lock(), [told]);
+        instance.object_del("log").expect("nothing uses it");
+        let error = instance.device_del("com2").expect_err("gone");
+        assert!(matches!(error, ControlError::Change { not_found: true, .. }), "{error}");
+        assert_eq!(SourceVm::recipe(&**vm).objects, [], "nothing is left of either");
+        let error = instance
+            .device_del("/machine/serial0/clk")
+            .expect_err("no device")
+            .to_string();
+        assert_eq!(error, "there is no device '/machine/serial0/clk'");
+    }
+
+    #[test]
+    fn what_a_user_has_added_is_in_the_snapshot_and_is_there_after_the_restore() {
+        let instance = with_second_port();
+        let vm = instance.vm().expect("it boots");
+        write(vm, 0x2ff, 0x5a);
+        let folder = TempDir::new();
+        let file = folder.path().join("a.tern");
+        migration::snapshot::save(&**vm, &file, &migration::snapshot::SaveOptions::default(), &()).expect("saves");
+        let restored = self::instance();
+        restored
+            .restore(&file, None, &RestoreOptions::default())
+            .expect("restores");
+        let vm = restored.vm().expect("it has arrived");
+        let port = vm.root().resolve("/machine/peripheral/com2").expect("it is there");
+        assert_eq!(port.property("hotplugged"), Ok(PropertyValue::Bool(false)));
+        assert_eq!(
+            port.property("chardev"),
+            Ok(PropertyValue::Link(Some("/objects/log".to_owned())))
+        );
+        let mut scratch = [0];
+        vm.board().io().read(0x2ff, &mut scratch).expect("a device is there");
+        assert_eq!(scratch, [0x5a]);
+        restored.device_del("com2").expect("it goes from here, too");
+        let left: Vec<_> = SourceVm::recipe(&**vm)
+            .objects
+            .into_iter()
+            .map(|added| added.path)
+            .collect();
+        assert_eq!(left, ["/objects/log"]);
     }
 
     #[test]

@@ -7,13 +7,17 @@ use std::{path::Path, sync::LazyLock, time::Duration};
 
 use hw::core::MachineType;
 use serde_json::{Map, Value, json};
+use vmstate::qom::PropertyValue;
 
 use super::{
     capabilities, cpu_models, objects,
     qmp::{ErrorClass, QmpError, version},
     replies,
 };
-use crate::control::{AfterSnapshot, Control, JobId, MigrationParameters, Resolution, ShutdownReason};
+use crate::{
+    control::{AfterSnapshot, Control, JobId, MigrationParameters, Resolution, ShutdownReason},
+    vm::Properties,
+};
 
 /// A command of the monitor.
 #[derive(Debug)]
@@ -73,6 +77,9 @@ const fn optional(name: &'static str, kind: Kind) -> Argument {
     }
 }
 
+/// Further arguments are taken as properties of what the command makes, which checks them.
+const PROPERTIES: Argument = optional("", Kind::Any);
+
 /// QEMU's bound on the downtime limit, in milliseconds.
 const MAX_DOWNTIME_MS: u64 = 2_000_000;
 
@@ -89,6 +96,21 @@ pub const COMMANDS: &[Command] = &[
         summary: "The properties with which a device of a type can be made.",
         arguments: &[required("typename", Kind::Str)],
         run: |vm, arguments| objects::list_device_properties(vm, arguments.str("typename")),
+    },
+    Command {
+        name: "device_add",
+        summary: "Add a device to the machine; further arguments are its properties.",
+        arguments: &[required("driver", Kind::Str), optional("id", Kind::Str), PROPERTIES],
+        run: |vm, arguments| {
+            let properties = arguments.properties(&["driver", "id"])?;
+            done(vm.device_add(arguments.str("driver"), arguments.opt_str("id"), properties)?)
+        },
+    },
+    Command {
+        name: "device_del",
+        summary: "Take a device off the machine, by its id or path; DEVICE_DELETED says when it is gone.",
+        arguments: &[required("id", Kind::Str)],
+        run: |vm, arguments| done(vm.device_del(arguments.str("id"))?),
     },
     Command {
         name: "migrate",
@@ -131,6 +153,21 @@ pub const COMMANDS: &[Command] = &[
         summary: "Give up the migration or snapshot under way; the guest runs on.",
         arguments: &[],
         run: |vm, _| done(vm.migrate_cancel()?),
+    },
+    Command {
+        name: "object-add",
+        summary: "Make an object under /objects; further arguments are its properties.",
+        arguments: &[required("qom-type", Kind::Str), required("id", Kind::Str), PROPERTIES],
+        run: |vm, arguments| {
+            let properties = arguments.properties(&["qom-type", "id"])?;
+            done(vm.object_add(arguments.str("qom-type"), arguments.str("id"), properties)?)
+        },
+    },
+    Command {
+        name: "object-del",
+        summary: "Delete an object under /objects.",
+        arguments: &[required("id", Kind::Str)],
+        run: |vm, arguments| done(vm.object_del(arguments.str("id"))?),
     },
     Command {
         name: "qom-get",
@@ -358,10 +395,9 @@ struct Arguments(Map<String, Value>);
 
 impl Arguments {
     fn check(known: &[Argument], given: Map<String, Value>) -> Result<Self, QmpError> {
-        if let Some(name) = given
-            .keys()
-            .find(|name| known.iter().all(|argument| argument.name != *name))
-        {
+        let takes_properties = known.iter().any(|argument| argument.name == PROPERTIES.name);
+        let is_known = |name: &String| known.iter().any(|argument| argument.name == *name);
+        if !takes_properties && let Some(name) = given.keys().find(|name| !is_known(name)) {
             return Err(QmpError::generic(format!("Parameter '{name}' is unexpected")));
         }
         for Argument { name, kind, required } in known {
@@ -386,6 +422,17 @@ impl Arguments {
     /// A required value of any kind.
     fn value(&self, name: &str) -> &Value {
         self.0.get(name).unwrap_or(&Value::Null)
+    }
+
+    /// All that is none of `own`, as values of properties.
+    fn properties(&self, own: &[&str]) -> Result<Properties, QmpError> {
+        let further = self.0.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+        let property = |(name, value): (&String, &Value)| {
+            let value = PropertyValue::try_from(value);
+            let value = value.map_err(|error| QmpError::generic(format!("Parameter '{name}': {error}")))?;
+            Ok((name.clone(), value))
+        };
+        further.map(property).collect()
     }
 
     /// A required list.
@@ -491,10 +538,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_added_gets_all_further_arguments_as_properties() {
+        let vm = FakeVm::default();
+        run(
+            &vm,
+            "device_add",
+            json!({ "driver": "d", "id": "a", "iobase": 0x2f8, "on": true }),
+        )
+        .expect("added");
+        run(&vm, "object-add", json!({ "qom-type": "t", "id": "b", "text": "x" })).expect("added");
+        run(&vm, "device_del", json!({ "id": "a" })).expect("taken away");
+        run(&vm, "object-del", json!({ "id": "b" })).expect("deleted");
+        let properties = vec![
+            ("iobase".into(), PropertyValue::Uint(0x2f8)),
+            ("on".into(), PropertyValue::Bool(true)),
+        ];
+        assert_eq!(
+            vm.asked(),
+            [
+                Asked::DeviceAdd("d".into(), Some("a".into()), properties),
+                Asked::ObjectAdd("t".into(), "b".into(), vec![("text".into(), "x".into())]),
+                Asked::DeviceDel("a".into()),
+                Asked::ObjectDel("b".into()),
+            ]
+        );
+        assert_eq!(
+            refused("device_add", json!({ "id": "a" })),
+            "Parameter 'driver' is missing"
+        );
+        assert!(refused("object-add", json!({ "qom-type": "t", "id": "b", "list": { "a": 1 } })).contains("'list'"));
+        assert_eq!(
+            refused("device_del", json!({ "id": "a", "force": 1 })),
+            "Parameter 'force' is unexpected"
+        );
+    }
+
+    #[test]
     fn an_unknown_command_has_its_own_class() {
-        let error = run(&FakeVm::default(), "device_add", json!({})).expect_err("refused");
+        let error = run(&FakeVm::default(), "netdev_add", json!({})).expect_err("refused");
         assert_eq!(error.class, ErrorClass::CommandNotFound);
-        assert_eq!(error.description, "The command device_add has not been found");
+        assert_eq!(error.description, "The command netdev_add has not been found");
         let error = run(
             &FakeVm::default(),
             "human-monitor-command",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use vmstate::qom::{Class, Object, PropertyError, PropertyInfo, PropertyValue, TypeKind};
+use vmstate::qom::{Class, Object, PropertyError, PropertyInfo, PropertyValue, ResolveError, TypeKind};
 
 use super::{
     live_state,
@@ -13,7 +13,11 @@ use crate::control::Control;
 
 fn object(vm: &dyn Control, path: &str) -> Result<Arc<Object>, QmpError> {
     let not_found = || QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"));
-    vm.root().and_then(|root| root.resolve(path)).ok_or_else(not_found)
+    let root = vm.root().ok_or_else(not_found)?;
+    root.find(path, None).map_err(|error| match error {
+        ResolveError::NotFound { .. } => not_found(),
+        error @ ResolveError::Ambiguous { .. } => QmpError::generic(error.to_string()),
+    })
 }
 
 /// Every object has its type as a property, and QEMU's lists begin with it.

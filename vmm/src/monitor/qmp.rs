@@ -50,7 +50,11 @@ impl QmpError {
 
 impl From<ControlError> for QmpError {
     fn from(error: ControlError) -> Self {
-        Self::generic(error.to_string())
+        let class = match error {
+            ControlError::Change { not_found: true, .. } => ErrorClass::DeviceNotFound,
+            _ => ErrorClass::Generic,
+        };
+        Self::new(class, error.to_string())
     }
 }
 
@@ -146,6 +150,13 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
         Event::GuestPanicked => ("GUEST_PANICKED", Some(json!({ "action": "poweroff" }))),
         Event::GuestCrashLoaded => ("GUEST_CRASHLOADED", Some(json!({ "action": "run" }))),
         Event::CannotGoOn { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
+        Event::DeviceDeleted { device, path } => {
+            let mut data = json!({ "path": path });
+            if let Some(device) = device {
+                data["device"] = device.as_str().into();
+            }
+            ("DEVICE_DELETED", Some(data))
+        }
         Event::Migration(account) => {
             let mut data = json!({ "status": account.status.qmp_name() });
             if let Some(JobId(job)) = account.job {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hw::char::Serial16550;
-use hw::core::MachineEvents;
+use hw::core::{HotplugError, MachineEvents};
 use hw::i386::cpu_model::{CpuSpec, CpuSpecError, DEFAULT_CPU_MODEL};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::microvm::{Board, BoardError, BoardSpec, MICROVM_1_1, check_memory};
@@ -14,7 +14,7 @@ use hw::memory::{Backing, RamBlock, RamError};
 use migration::ident::Id;
 use migration::vm::{Identity, Recipe};
 use thiserror::Error;
-use vmstate::qom::{AddChildError, GlobalProperty, PropertyDefaults};
+use vmstate::qom::{AddChildError, GlobalProperty, PropertyDefaults, UserObjectError};
 
 use super::console::ConsoleGate;
 use super::requests::Requests;
@@ -91,6 +91,12 @@ pub enum CreateError {
     /// The guest cannot boot.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// An object that a user had added where the VM comes from.
+    #[error(transparent)]
+    Object(#[from] UserObjectError),
+    /// A device that a user had added there.
+    #[error(transparent)]
+    Device(#[from] HotplugError),
     /// The tree refuses an object.
     #[error(transparent)]
     Tree(#[from] AddChildError),
@@ -218,7 +224,9 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         status,
         requests,
         lifecycle: parking_lot::Mutex::new(Lifecycle::default()),
+        added: parking_lot::Mutex::default(),
     });
+    vm.add_arriving()?;
     vm.requests.serve(&vm);
     Ok(vm)
 }

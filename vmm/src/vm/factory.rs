@@ -19,7 +19,7 @@ use vmstate::state::{Schema, Verdict, compare};
 use super::assemble::{Parts, RAM_BLOCK, assemble};
 use super::requests::Requests;
 use super::source::refused;
-use super::{CreateError, Host, Status, Vm, describe, processor, tsc};
+use super::{CreateError, Host, Status, Vm, describe, devices, processor, tsc};
 use crate::accel::{self, CreatedAccel, Difference};
 use crate::boot::BootPayload;
 
@@ -81,12 +81,7 @@ impl Factory {
         if let Err(error) = check_memory(&recipe.machine, recipe.memory) {
             report.refuse("memory", error.to_string());
         }
-        if let Some(object) = recipe.objects.first() {
-            report.refuse(
-                &object.path,
-                format!("this Tern cannot build a {} from a stream", object.type_name),
-            );
-        }
+        devices::check_added(&self.host.types, recipe, report);
         for option in &recipe.options {
             let Some(global) = describe::global_of(option) else {
                 report.refuse(&option.name, "this Tern knows no such option of a machine".to_owned());
@@ -187,7 +182,7 @@ impl Factory {
     }
 }
 
-trait Refuse {
+pub(super) trait Refuse {
     fn refuse(&mut self, subject: &str, because: String);
 }
 

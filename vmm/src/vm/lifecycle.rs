@@ -2,6 +2,7 @@
 
 use hw::core::{Machine, ResetKind, device_class, reset_tree};
 use hw::timer::clock::TimePolicy;
+use parking_lot::MutexGuard;
 use thiserror::Error;
 
 use super::Vm;
@@ -49,6 +50,20 @@ impl Vm {
         let memory = self.board.memory().guest_memory();
         let entry = boot::load(memory.as_ref(), self.board.ram().size(), cpus, &self.payload, fresh)?;
         Ok(self.accelerator.reset(&entry)?)
+    }
+
+    /// Keeps the VM from being started, paused, reset or taken elsewhere while its objects change.
+    ///
+    /// # Errors
+    ///
+    /// It does not belong to its user at this moment, or no more.
+    pub(super) fn changing(&self) -> Result<MutexGuard<'_, Lifecycle>, LifecycleError> {
+        let life = self.lifecycle.lock();
+        match self.status.run_state.get() {
+            _ if life.held.is_some() => Err(LifecycleError::HandingOver),
+            RunState::Created | RunState::Running | RunState::Paused => Ok(life),
+            state => Err(LifecycleError::WrongState(state)),
+        }
     }
 
     /// Lets a VM that was made run for the first time.

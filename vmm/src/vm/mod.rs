@@ -12,10 +12,12 @@
 //! | `factory` | the VM as a transfer makes it |
 //! | `console` | the console's way into the guest, open while it runs |
 //! | `describe` | recipe and inventory |
+//! | `devices` | what a user adds and takes away |
 
 mod assemble;
 mod console;
 mod describe;
+mod devices;
 mod factory;
 mod lifecycle;
 mod processor;
@@ -26,6 +28,7 @@ mod tests;
 mod tsc;
 
 pub use assemble::{CreateError, VmSpec};
+pub use devices::{ChangeError, Properties};
 pub use factory::{Arrival, Arrivals, Factory};
 pub use lifecycle::LifecycleError;
 
@@ -36,7 +39,7 @@ use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::microvm::Board;
 use hw::memory::RamBlock;
 use hw::timer::clock::TscPolicy;
-use migration::vm::{Identity, Recipe};
+use migration::vm::{Identity, Recipe, UserObject};
 use parking_lot::Mutex;
 use vmstate::qom::{Object, TypeTable};
 
@@ -120,6 +123,8 @@ pub struct Vm {
     status: Arc<Status>,
     requests: Arc<requests::Requests>,
     lifecycle: Mutex<lifecycle::Lifecycle>,
+    /// What users have added, as the recipe has it.
+    added: Mutex<Vec<UserObject>>,
 }
 
 impl Vm {
@@ -129,7 +134,7 @@ impl Vm {
         &self.identity
     }
 
-    /// What it was built from.
+    /// What it was built from: without what users have added since.
     #[must_use]
     pub fn recipe(&self) -> &Recipe {
         &self.recipe

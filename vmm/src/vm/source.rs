@@ -37,7 +37,7 @@ impl SourceVm for Vm {
     }
 
     fn recipe(&self) -> Recipe {
-        self.recipe.clone()
+        self.recipe_now()
     }
 
     fn inventory(&self) -> Inventory {
