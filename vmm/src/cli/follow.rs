@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{error::CliError, messages::Messages, values::Size};
+use super::error::CliError;
 use crate::{
     control::MigrationStatus,
     monitor::{
@@ -137,19 +137,6 @@ pub(super) trait Watcher {
     fn end(&mut self, account: Option<&Value>);
 }
 
-/// A line on a terminal that says how far it is.
-pub(super) struct Line<'a>(pub(super) &'a str, pub(super) Messages);
-
-impl Watcher for Line<'_> {
-    fn look(&mut self, account: &Value) {
-        self.1.progress(progress(self.0, account));
-    }
-
-    fn end(&mut self, _: Option<&Value>) {
-        self.1.end_progress();
-    }
-}
-
 /// The status in an answer to "query-migrate".
 pub(super) fn status_of(state: &Value) -> MigrationStatus {
     state["status"]
@@ -158,21 +145,9 @@ pub(super) fn status_of(state: &Value) -> MigrationStatus {
         .unwrap_or_default()
 }
 
-fn progress(what: &str, state: &Value) -> String {
-    let bytes = |name: &str| Size(state["ram"][name].as_u64().unwrap_or_default());
-    match state["ram"]["dirty-sync-count"].as_u64() {
-        Some(round) if round > 0 => format!(
-            "{what}: round {round}, {} of {} sent, {} left",
-            bytes("transferred"),
-            bytes("total"),
-            bytes("remaining")
-        ),
-        _ => format!("{what}: {}", status_of(state).qmp_name()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{messages::Messages, progress::Bar};
     use super::*;
     use crate::{
         control::{Control, Ending, Event, JobId, MigrationInfo},
@@ -225,7 +200,7 @@ mod tests {
                     "the migration",
                     "migrate",
                     json!({ "uri": "tcp:h:1" }),
-                    &mut Line("it", Messages::new(true)),
+                    &mut Bar::new("it", Messages::new(true)),
                 )
             });
             while vm.asked().is_empty() {
@@ -268,7 +243,7 @@ mod tests {
                 "the migration",
                 "migrate",
                 json!({}),
-                &mut Line("it", Messages::new(true)),
+                &mut Bar::new("it", Messages::new(true)),
             )
         });
         assert_eq!(result.expect("completed")["status"], "completed");
@@ -325,7 +300,7 @@ mod tests {
                 "the migration",
                 "migrate",
                 json!({}),
-                &mut Line("it", Messages::new(true)),
+                &mut Bar::new("it", Messages::new(true)),
             )
         });
         assert!(error.expect_err("no job").to_string().contains("job"));

@@ -9,7 +9,13 @@ use migration::{
 };
 use vmstate::qom::TypeTable;
 
-use super::{error::CliError, host::Foreground, receive, restore, run, trial::Trial};
+use super::{
+    error::CliError,
+    host::Foreground,
+    progress::{Bar, SharedBar},
+    receive, restore, run,
+    trial::Trial,
+};
 use crate::{
     boot::{BootError, BootFiles},
     control::Control,
@@ -133,7 +139,10 @@ pub(super) fn restore(args: &restore::Args, foreground: &Foreground) -> Result<A
         ..RestoreOptions::default()
     };
     let name = Some(foreground.name().to_string());
-    instance.restore(&args.file, name, &options).map_err(start_error)?;
+    let bar = SharedBar::from(Bar::new("reading the snapshot", foreground.messages()));
+    instance
+        .restore(&args.file, name, &options, &bar)
+        .map_err(start_error)?;
     Ok(instance)
 }
 

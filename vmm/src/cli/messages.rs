@@ -61,21 +61,8 @@ impl Messages {
         }
     }
 
-    /// How far something has come: replaces the last such line on a terminal, and is not said elsewhere.
-    pub(super) fn progress(self, text: impl Display) {
-        if self.shows_progress() {
-            let _ = write!(io::stderr(), "\r\x1b[K{text}");
-        }
-    }
-
-    /// Removes the line of progress.
-    pub(super) fn end_progress(self) {
-        if self.shows_progress() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
-
-    fn shows_progress(self) -> bool {
+    /// Whether a user sits at a terminal and reads it.
+    pub(super) fn shows_progress(self) -> bool {
         !self.json && io::stderr().is_terminal()
     }
 

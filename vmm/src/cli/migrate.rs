@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     error::CliError,
-    follow::{Line, Talk, Watcher},
+    follow::{Talk, Watcher},
     messages::Messages,
+    progress::Bar,
     values::{Time, absolute, bandwidth, downtime_limit, peer},
     watch::Watch,
 };
@@ -82,7 +83,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let mut watch: Box<dyn Watcher> = if args.watch {
         Box::new(Watch::new(args.vm.to_string(), messages))
     } else {
-        Box::new(Line(what, messages))
+        Box::new(Bar::new(what, messages))
     };
     let state = match &args.uri {
         Some(uri) => {

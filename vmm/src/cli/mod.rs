@@ -23,6 +23,7 @@ mod man;
 mod messages;
 mod migrate;
 mod monitor;
+mod progress;
 mod ps;
 mod quit;
 mod receive;

@@ -1,5 +1,7 @@
 //! `vm receive`: wait for a guest.
 
+use std::sync::Arc;
+
 use migration::uri::Uri;
 
 use super::{
@@ -7,6 +9,7 @@ use super::{
     host::{self, HostArgs},
     machine,
     messages::Messages,
+    progress::Arrival,
     values::{TscArgs, absolute, peer},
 };
 
@@ -39,6 +42,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     host::hold(&args.host, messages, |foreground| {
         let vm = machine::receiver(args, foreground)?;
+        vm.subscribe(Arc::new(Arrival::new(&vm, foreground.event_loop(), messages)));
         let uri = absolute(&args.uri).to_string();
         vm.migrate_incoming(&uri)
             .map_err(|error| CliError::Start(error.to_string()))?;

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::{
     error::CliError,
-    follow::{Line, Talk},
+    follow::Talk,
     messages::Messages,
+    progress::Bar,
     values::{Size, Time},
 };
 use crate::monitor::place::VmAddress;
@@ -46,7 +47,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         "the snapshot",
         "x-tern-snapshot",
         arguments,
-        &mut Line("the snapshot", messages),
+        &mut Bar::new("the snapshot", messages),
     )?;
     let took = began.elapsed();
     let file = fs::metadata(&path).map_err(|error| failed("look at", error))?;

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use migration::fault::{Faults, NoFaults};
 use migration::listener::Reach;
 use migration::precopy::Deadlines;
+use migration::progress::Progress;
 use migration::snapshot::{RestoreError, RestoreOptions};
 use migration::switchover::Limits;
 use thiserror::Error;
@@ -128,10 +129,11 @@ impl Instance {
         path: &Path,
         name: Option<String>,
         options: &RestoreOptions,
+        progress: &dyn Progress,
     ) -> Result<(), StartError> {
         use migration::vm::DestinationVm;
         self.status.run_state.set(RunState::InMigrate)?;
-        let mut restored = migration::snapshot::restore(path, options, &self.factory(name), &())?;
+        let mut restored = migration::snapshot::restore(path, options, &self.factory(name), progress)?;
         Ok(restored.vm.run()?)
     }
 

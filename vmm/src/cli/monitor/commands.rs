@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::super::{
     error::CliError,
-    follow::{Line, Talk},
+    follow::Talk,
     info::Outline,
     messages::Messages,
+    progress::Bar,
     values::absolute,
 };
 use super::{
@@ -400,8 +401,8 @@ fn migrate(vm: &mut Session<'_>, arguments: &[&str]) -> Result<Outcome, CliError
         return vm.quietly("migrate", arguments);
     }
     let what = "the migration";
-    let mut progress = Line(what, vm.messages);
-    let state = vm.talk()?.follow(what, "migrate", arguments, &mut progress)?;
+    let mut bar = Bar::new(what, vm.messages);
+    let state = vm.talk()?.follow(what, "migrate", arguments, &mut bar)?;
     said("Migration status: completed".to_owned(), state)
 }
 
