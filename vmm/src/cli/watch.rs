@@ -19,7 +19,7 @@ pub(super) struct Watch {
     /// Where it is redrawn in place.
     screen: Option<ProgressBar>,
     /// What was told last elsewhere.
-    told: Option<Value>,
+    told: Option<String>,
 }
 
 impl Watch {
@@ -34,17 +34,20 @@ impl Watch {
         }
     }
 
-    /// Whether there is more to tell than that time has passed.
-    fn is_news(&mut self, account: &Value) -> bool {
-        let mut account = account.clone();
-        if let Some(members) = account.as_object_mut() {
-            members.remove("total-time");
-        }
-        if self.told.as_ref() == Some(&account) {
-            return false;
-        }
-        self.told = Some(account);
-        true
+    /// Whether there is more to tell than that time has passed, or bytes too few to be seen in a line for people.
+    fn is_news(&mut self, account: &Value, standing: &Standing) -> bool {
+        let news = if self.messages.is_json() {
+            let mut account = account.clone();
+            if let Some(members) = account.as_object_mut() {
+                members.remove("total-time");
+            }
+            account.to_string()
+        } else {
+            standing.to_string()
+        };
+        let is_news = self.told.as_ref() != Some(&news);
+        self.told = Some(news);
+        is_news
     }
 }
 
@@ -58,7 +61,7 @@ impl Watcher for Watch {
         let standing = Standing::of(account);
         if let Some(screen) = &self.screen {
             screen.set_message(Panel(&self.name, &standing).to_string());
-        } else if self.is_news(account) {
+        } else if self.is_news(account, &standing) {
             let object = json!({ "event": "progress", "name": self.name, "migration": account });
             self.messages.result(&standing, &object);
         }
@@ -238,19 +241,32 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_passing_of_time_alone_is_no_news() {
+    /// What is news where there is no screen after an account of 64 MiB left, of these.
+    fn news(json: bool, accounts: [Value; 3]) -> [bool; 3] {
         let mut watch = Watch {
             name: "a".to_owned(),
-            messages: Messages::new(true),
+            messages: Messages::new(json),
             screen: None,
             told: None,
         };
-        assert!(watch.is_news(&account(2)));
-        let mut later = account(2);
-        later["total-time"] = json!(99_999);
-        assert!(!watch.is_news(&later));
-        assert!(watch.is_news(&account(1)));
+        let mut is_news = |account: Value| watch.is_news(&account, &Standing::of(&account));
+        assert!(is_news(account(64 << 20)));
+        accounts.map(is_news)
+    }
+
+    #[test]
+    fn the_passing_of_time_alone_is_no_news_and_to_people_neither_is_a_byte() {
+        let accounts = || {
+            let mut later = account(64 << 20);
+            later["total-time"] = json!(99_999);
+            [later, account((64 << 20) + 1), account(32 << 20)]
+        };
+        assert_eq!(news(true, accounts()), [false, true, true]);
+        let mut rounded = accounts();
+        // Both read 64.0 MiB.
+        rounded[2] = account((64 << 20) + 2);
+        assert_eq!(news(false, rounded), [false, true, false]);
+        assert_eq!(news(false, accounts()), [false, true, true]);
     }
 
     #[test]
