@@ -194,6 +194,36 @@ fn the_monitor_takes_commands_from_its_arguments_and_its_input() {
     assert_eq!(monitor(&home, &[], "q\n").status.code(), Some(0));
 }
 
+#[test]
+fn the_monitor_tells_of_processors_and_parameters_in_words_and_of_a_property_that_is_fixed_why() {
+    let home = Scratch::new();
+    let _vm = Detached::start(&home, &["run", "--name", "a", "--cpus", "2"]);
+    let said = monitor(
+        &home,
+        &[],
+        "info cpus\ninfo kvm\nmigrate_set_parameter max-bandwidth 1048576\ninfo migrate_parameters\n",
+    );
+    assert_eq!(
+        text(&said.stdout),
+        "CPU #0: no thread runs it\nCPU #1: no thread runs it\n\
+         kvm support: disabled\n\
+         avail-switchover-bandwidth: 0 bytes/second (as measured)\n\
+         downtime-limit: 300 ms\n\
+         max-bandwidth: 1048576 bytes/second\n",
+        "{said:?}"
+    );
+    let said = monitor(&home, &["--json", "-c", "info migrate_parameters"], "");
+    let parameters: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(parameters["max-bandwidth"], 1 << 20);
+    let said = monitor(&home, &["-c", "qom-set /machine/serial0 iobase 744"], "");
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let refused = text(&said.stderr);
+    assert!(
+        refused.contains("'iobase' of /machine/serial0 can no longer be set: the object is in use"),
+        "{refused}"
+    );
+}
+
 /// The prompt of the VM `a` at a terminal, with the user's state in `home`.
 fn prompt(home: &Scratch) -> AtTerminal {
     let mut command = home.command(&["monitor", "a"]);

@@ -2,14 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::{
-    error::CliError,
-    follow::Talk,
-    info::Outline,
-    messages::Messages,
-    progress::Bar,
-    values::absolute,
-};
+use super::super::{error::CliError, follow::Talk, info::Outline, messages::Messages, progress::Bar, values::absolute};
 use super::{
     tree::{self, entries},
     words::words,
@@ -120,7 +113,7 @@ pub(super) const COMMANDS: &[Command] = &[
         arguments: "NAME VALUE",
         takes: &[Takes::Parameter, Takes::Text],
         least: 2,
-        help: "change a parameter of migrations, such as downtime-limit in milliseconds",
+        help: "change a parameter of migrations: downtime-limit in milliseconds, bandwidths in bytes per second",
         run: |vm, arguments| {
             let mut parameters = json!({});
             parameters[arguments[0]] = value(arguments[1]);
@@ -194,7 +187,10 @@ pub(super) const SUBJECTS: &[Subject] = &[
         help: "the vCPUs and their threads",
         run: |vm| {
             let cpus = vm.ask("query-cpus-fast", json!({}))?;
-            let line = |cpu: &Value| format!("CPU #{}: thread_id={}", cpu["cpu-index"], cpu["thread-id"]);
+            let line = |cpu: &Value| match cpu["thread-id"].as_u64() {
+                Some(thread) => format!("CPU #{}: thread_id={thread}", cpu["cpu-index"]),
+                None => format!("CPU #{}: no thread runs it", cpu["cpu-index"]),
+            };
             let lines: Vec<_> = cpus.as_array().into_iter().flatten().map(line).collect();
             said(lines.join("\n"), cpus)
         },
@@ -220,7 +216,12 @@ pub(super) const SUBJECTS: &[Subject] = &[
     Subject {
         name: "migrate_parameters",
         help: "the parameters of migrations",
-        run: |vm| vm.outline("query-migrate-parameters", "there are none"),
+        run: |vm| {
+            let parameters = vm.ask("query-migrate-parameters", json!({}))?;
+            let members = parameters.as_object().into_iter().flatten();
+            let lines: Vec<_> = members.map(|(name, value)| parameter(name, value)).collect();
+            said(lines.join("\n"), parameters)
+        },
     },
     Subject {
         name: "name",
@@ -271,6 +272,18 @@ pub(super) const SUBJECTS: &[Subject] = &[
 
 fn said(text: String, value: Value) -> Result<Outcome, CliError> {
     Ok(Outcome::Said { text, value })
+}
+
+/// A parameter of migrations with its unit, and where 0 stands for something else with what it stands for.
+fn parameter(name: &str, value: &Value) -> String {
+    let unit = match (name, value.as_u64()) {
+        ("downtime-limit", _) => " ms",
+        ("max-bandwidth", Some(0)) => " bytes/second (no limit)",
+        ("avail-switchover-bandwidth", Some(0)) => " bytes/second (as measured)",
+        ("max-bandwidth" | "avail-switchover-bandwidth", _) => " bytes/second",
+        _ => "",
+    };
+    format!("{name}: {value}{unit}")
 }
 
 /// What a user writes as a value: JSON where it is some, else a text.
@@ -498,6 +511,40 @@ mod tests {
         );
         vm.migration.lock().status = MigrationStatus::Active;
         assert_eq!(text(&at_a_vm(&vm, &["info migrate"])[0]), "status: active");
+    }
+
+    #[test]
+    fn info_tells_numbers_with_their_units_and_what_is_not_there_in_words() {
+        let vm = Arc::new(FakeVm::default());
+        let said = at_a_vm(&vm, &["info cpus", "info kvm", "info migrate_parameters"]);
+        assert_eq!(text(&said[0]), "CPU #0: thread_id=4711\nCPU #1: no thread runs it");
+        assert_eq!(text(&said[1]), "kvm support: disabled", "another accelerator runs it");
+        assert_eq!(
+            text(&said[2]),
+            "avail-switchover-bandwidth: 0 bytes/second (as measured)\ndowntime-limit: 300 ms\n\
+             max-bandwidth: 0 bytes/second (no limit)"
+        );
+        assert_eq!(parameter("max-bandwidth", &json!(7)), "max-bandwidth: 7 bytes/second");
+        assert_eq!(parameter("x-later", &json!(true)), "x-later: true");
+    }
+
+    #[test]
+    fn a_property_is_set_by_a_number_or_a_text_and_said_back() {
+        let vm = Arc::new(FakeVm::default());
+        let root = vm.root().expect("a fake has objects");
+        let serial = vm.types().new_object("serial16550").expect("a device");
+        root.add_child("serial", serial).expect("a fresh name");
+        let lines = [
+            "qom-set /serial iobase 744",
+            "qom-get /serial iobase",
+            "qom-set /serial iobase 0x2f8",
+            "qom-get /serial iobase",
+            "qom-set /serial iobase low",
+        ];
+        let said = at_a_vm(&vm, &lines);
+        assert_eq!([0, 1, 2, 3].map(|at| text(&said[at])), ["", "744", "", "760"]);
+        let refused = said[4].as_ref().expect_err("no number").to_string();
+        assert!(refused.contains("iobase") && refused.contains("low"), "{refused}");
     }
 
     #[test]
