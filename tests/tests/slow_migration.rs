@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tern_tests::guest::EmbeddedGuest;
 use tern_tests::needs_kvm;
 use tern_tests::process::{Scratch, VmProcess};
+use tern_tests::pty::AtTerminal;
 use vmm::monitor::client::Client;
 
 /// Pages that the guest fills.
@@ -65,6 +66,11 @@ impl Slow {
     }
 }
 
+/// The lines of what was written.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
 #[test]
 fn a_bandwidth_is_kept_to_until_it_is_lifted_while_the_migration_is_under_way() {
     needs_kvm!();
@@ -83,4 +89,92 @@ fn a_bandwidth_is_kept_to_until_it_is_lifted_while_the_migration_is_under_way() 
     slow.lift(&mut monitor);
     assert!(migrate.wait_exit().success());
     assert_eq!(migrate.messages(), "", "nothing but the result is said in a pipe");
+}
+
+#[test]
+fn a_watched_migration_is_told_change_by_change_in_a_pipe_and_as_objects_in_json() {
+    needs_kvm!();
+    let slow = Slow::prepare();
+    let mut migrate = slow.scratch.start(&slow.args(&["--watch"]));
+    let mut monitor = slow.scratch.monitor("a");
+    slow.wait_sent(&mut monitor, MIB / 2);
+    // Somebody else looks on, who has not begun it.
+    let mut other = slow.scratch.start(&["migrate", "a", "--watch", "--json"]);
+    for _ in 0..3 {
+        migrate.wait_line("a change", |line| line.starts_with("active, round 1: "));
+        other.wait_line("a change", |line| line.contains("\"progress\""));
+    }
+    slow.lift(&mut monitor);
+    assert!(migrate.wait_exit().success());
+    assert!(other.wait_exit().success());
+
+    let told = migrate.console();
+    let mut told = lines(&told);
+    let result = told.pop().expect("a result");
+    assert!(result.starts_with("a runs at tcp:127.0.0.1:"), "{told:?} {result}");
+    let last = told.pop().expect("the end");
+    assert!(last.starts_with("completed"), "{told:?} {last}");
+    let mut before = "";
+    for line in told {
+        assert!(
+            line != before && !line.contains('\u{1b}') && !line.contains('\r'),
+            "{line:?}"
+        );
+        before = line;
+    }
+    assert_eq!(migrate.messages(), "");
+
+    let told = other.console();
+    let mut told: Vec<Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let result = told.pop().expect("a result");
+    assert_eq!(result["migration"]["status"], "completed");
+    let mut before = Value::Null;
+    for mut object in told {
+        assert_eq!([&object["event"], &object["name"]], ["progress", "a"], "{object}");
+        let mut account = object["migration"].take();
+        let time = account.as_object_mut().and_then(|members| members.remove("total-time"));
+        assert!(time.is_some() && account != before, "{account}");
+        before = account;
+    }
+    assert_eq!(other.messages(), "");
+}
+
+#[test]
+fn a_bar_at_a_terminal_says_how_a_guest_goes_and_arrives_and_is_gone_afterwards() {
+    needs_kvm!();
+    let scratch = Scratch::new();
+    let run = ["run", "--name", "a", "--memory", "64M", "--cmdline", "mib=16 beat=50"];
+    let mut source = scratch.start(&run);
+    source.wait_ready();
+    let mut receiver = AtTerminal::start(scratch.command(&["receive", "tcp:127.0.0.1:0", "--name", "b"]));
+    receiver.wait_for("tcp:127.0.0.1:");
+    receiver.wait_for("\n");
+    let said = receiver.screen();
+    let uri = lines(&said)[0];
+    let mut user = AtTerminal::start(scratch.command(&["migrate", "a", uri, "--bandwidth-limit", "1M"]));
+    user.wait_for("the migration [");
+    user.wait_for("round 1, ");
+    receiver.wait_for("the guest arrives [");
+    receiver.wait_for("MiB received");
+    let unlimited = json!({ "max-bandwidth": 0 });
+    let mut monitor = scratch.monitor("a");
+    monitor
+        .execute("migrate-set-parameters", unlimited)
+        .expect("the limit can be lifted");
+    user.wait_for("a runs at tcp:127.0.0.1:");
+    assert!(user.wait_exit().success());
+    assert!(user.is_as_before());
+    receiver.wait_for("beat ");
+    for screen in [user.screen(), receiver.screen()] {
+        assert!(is_erased(&screen), "{screen:?}");
+    }
+}
+
+/// Whether the last bar that was drawn was taken off the terminal.
+fn is_erased(screen: &str) -> bool {
+    let after = screen.rsplit_once("\r\u{1b}[2K").map(|(_, after)| after);
+    after.is_some_and(|after| !after.contains('%'))
 }
