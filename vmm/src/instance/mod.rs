@@ -562,7 +562,7 @@ mod tests {
         migration::snapshot::save(&**vm, &file, &migration::snapshot::SaveOptions::default(), &()).expect("saves");
         let restored = self::instance();
         restored
-            .restore(&file, None, &RestoreOptions::default())
+            .restore(&file, None, &RestoreOptions::default(), &())
             .expect("restores");
         let vm = restored.vm().expect("it has arrived");
         let port = vm.root().resolve("/machine/peripheral/com2").expect("it is there");
