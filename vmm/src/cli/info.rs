@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{error::CliError, follow::Talk, messages::Messages, snapshot_info};
+use super::{error::CliError, follow::Talk, messages::Messages, snapshot_info, values::Size};
 use crate::monitor::place::VmAddress;
 
 /// Show what a VM or a snapshot file holds.
@@ -69,6 +69,9 @@ impl fmt::Display for Outline<'_> {
     }
 }
 
+/// Members that are numbers of bytes.
+const BYTES: [&str; 5] = ["memory", "remaining", "size", "total", "transferred"];
+
 fn outline(lines: &mut Vec<String>, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     let scalar = |value: &Value| match value {
@@ -79,7 +82,8 @@ fn outline(lines: &mut Vec<String>, value: &Value, depth: usize) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                match scalar(member) {
+                let bytes = member.as_u64().filter(|_| BYTES.contains(&name.as_str()));
+                match bytes.map(|bytes| Size(bytes).to_string()).or_else(|| scalar(member)) {
                     Some(text) => lines.push(format!("{indent}{name}: {text}")),
                     None => {
                         lines.push(format!("{indent}{name}:"));
@@ -110,10 +114,10 @@ mod tests {
 
     #[test]
     fn json_becomes_an_outline() {
-        let value = json!({ "name": "a", "ram": [{ "size": 1 }, 2], "migration": { "status": "none" } });
+        let value = json!({ "name": "a", "ram": [{ "size": 0x0180_0000 }, 2], "migration": { "status": "none" } });
         assert_eq!(
             Outline(&value).to_string(),
-            "migration:\n  status: none\nname: a\nram:\n  -\n    size: 1\n  - 2"
+            "migration:\n  status: none\nname: a\nram:\n  -\n    size: 24 MiB\n  - 2"
         );
     }
 
