@@ -293,6 +293,46 @@ fn a_client_of_a_detached_console_sees_what_the_guest_said_before_it_came() {
     home.vm_ok(&["quit", "a"]);
 }
 
+#[test]
+fn the_console_of_a_vm_in_the_background_is_left_and_found_again_and_ends_with_the_vm() {
+    tern_tests::needs_kvm!();
+    let home = Scratch::new();
+    home.vm_ok(&["run", "--detach", "--name", "a", "--cmdline", "mib=8 beat=50"]);
+    for _ in 0..2 {
+        let mut user = AtTerminal::start(home.command(&["console", "a"]));
+        user.wait_for("Ctrl-A X leaves it");
+        user.wait_for("beat ");
+        assert!(!user.is_as_before(), "keys reach the guest one by one");
+        user.press("v");
+        user.wait_for("verify ok");
+        user.press("\u{1}h");
+        user.wait_for("the VM runs on");
+        user.press("\u{1}x");
+        assert!(user.wait_exit().success());
+        assert!(user.is_as_before());
+    }
+    let mut user = AtTerminal::start(home.command(&["console", "a"]));
+    user.wait_for("beat ");
+    home.vm_ok(&["quit", "a"]);
+    user.wait_for("the console of a has ended");
+    assert!(user.wait_exit().success());
+    assert!(user.is_as_before());
+}
+
+#[test]
+fn a_console_that_takes_no_input_is_told_with_what_to_do() {
+    let home = Scratch::new();
+    let quiet = ["--accel", "qtest", "--detach"];
+    for (name, console, wanted) in [("a", "null", "--console unix:PATH"), ("b", "file:b.log", "tail -f ")] {
+        home.vm_ok(&[&["run", "--name", name, "--console", console], &quiet[..]].concat());
+        let output = home.vm(&["console", name]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = text(&output.stderr);
+        assert!(said.contains(wanted), "{said}");
+        home.vm_ok(&["quit", name]);
+    }
+}
+
 /// A user of `vm run` at a terminal, with a guest that is ready.
 fn at_the_console(home: &Scratch) -> AtTerminal {
     let mut user = AtTerminal::start(home.command(&["run", "--name", "a", "--cmdline", "mib=8 beat=50"]));

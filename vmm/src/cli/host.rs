@@ -36,8 +36,8 @@ pub struct HostArgs {
     name: Option<VmName>,
     /// The guest's console: stdio, pty, unix:PATH, file:PATH (it begins empty) or null.
     ///
-    /// The default is stdio, and with --detach a unix socket beside the control socket, which is printed: NAME.console. A client of the
-    /// socket that connects late begins with the latest output.
+    /// The default is stdio, and with --detach a unix socket beside the control socket, which is printed: NAME.console. "vm console NAME"
+    /// connects to it; a client of the socket that connects late begins with the latest output.
     #[arg(long, value_name = "WHERE")]
     console: Option<ConsoleSpec>,
     /// Where the control socket is; else NAME.sock in $XDG_RUNTIME_DIR/tern (/run/tern for root).

@@ -7,6 +7,7 @@
 mod attention;
 mod completions;
 mod config;
+mod console;
 mod cont;
 mod cpu;
 mod demo;
@@ -71,6 +72,7 @@ enum Command {
     Info(info::Args),
     Stop(stop::Args),
     Cont(cont::Args),
+    Console(console::Args),
     Monitor(monitor::Args),
     Cpu(cpu::Args),
     State(state::Args),
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args, messages),
         Command::Stop(args) => stop::run(&args, messages),
         Command::Cont(args) => cont::run(&args, messages),
+        Command::Console(args) => console::run(&args, messages),
         Command::Monitor(args) => monitor::run(&args, messages),
         Command::Cpu(args) => cpu::run(&args, messages),
         Command::State(args) => state::run(&args, messages),

@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// The VM.
     #[arg(value_name = "NAME")]
     vm: VmAddress,
-    /// The file to write. It appears under this name only when it is whole.
+    /// The file to write. It appears under this name only when it is whole, and takes the place of an ordinary file there.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Leave the guest paused, so that the snapshot is its last word.

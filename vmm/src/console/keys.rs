@@ -11,7 +11,7 @@ pub(super) const HELP: &str = "\r\n\
 
 /// A key of the console's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub(crate) enum Key {
     /// The user asks which keys there are.
     Help,
     /// The user wants to leave the VM.
@@ -22,7 +22,7 @@ pub(super) enum Key {
 
 /// Finds the console's own keys in what the user types. Ctrl-A before anything else is dropped with it.
 #[derive(Debug, Default)]
-pub(super) struct EscapeKeys {
+pub(crate) struct EscapeKeys {
     after_ctrl_a: bool,
 }
 
@@ -30,7 +30,7 @@ impl EscapeKeys {
     const CTRL_A: u8 = 1;
 
     /// Takes what was typed up to the next key of the console's own, and appends what is for somebody else to `plain`.
-    pub(super) fn next(&mut self, typed: &mut VecDeque<u8>, plain: &mut Vec<u8>) -> Option<Key> {
+    pub(crate) fn next(&mut self, typed: &mut VecDeque<u8>, plain: &mut Vec<u8>) -> Option<Key> {
         while let Some(byte) = typed.pop_front() {
             let after_ctrl_a = std::mem::take(&mut self.after_ctrl_a);
             match (after_ctrl_a, byte) {

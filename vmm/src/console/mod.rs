@@ -37,7 +37,7 @@ use crate::{
 };
 use clients::Clients;
 use file::FileWriter;
-use keys::EscapeKeys;
+pub(crate) use keys::{EscapeKeys, Key};
 use port::{Direction, Port};
 use pty::Pty;
 use shared::{NOT_READY, Shared};
