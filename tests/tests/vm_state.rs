@@ -13,25 +13,30 @@ struct Saved {
     _vm: VmProcess,
 }
 
+/// The VM `a`, a small machine of the first version.
+fn started(home: &Scratch) -> VmProcess {
+    let vm = home.start(&[
+        "run",
+        "--machine",
+        "microvm-1.0",
+        "--accel",
+        "qtest",
+        "--memory",
+        "8M",
+        "--console",
+        "null",
+        "--name",
+        "a",
+        "--json",
+    ]);
+    vm.first_message();
+    vm
+}
+
 impl Saved {
     fn new() -> Self {
         let home = Scratch::new();
-        let run = [
-            "run",
-            "--machine",
-            "microvm-1.0",
-            "--accel",
-            "qtest",
-            "--memory",
-            "8M",
-            "--console",
-            "null",
-            "--name",
-            "a",
-            "--json",
-        ];
-        let vm = home.start(&run);
-        vm.first_message();
+        let vm = started(&home);
         home.vm_ok(&["stop", "a"]);
         let saved = Self { home, _vm: vm };
         saved.snapshot("a.tern");
@@ -285,21 +290,7 @@ fn files_that_are_neither_snapshots_nor_descriptions_are_refused_by_every_comman
 #[test]
 fn the_state_of_every_object_is_read_from_a_running_guest_without_stopping_it() {
     let home = Scratch::new();
-    let vm = home.start(&[
-        "run",
-        "--machine",
-        "microvm-1.0",
-        "--accel",
-        "qtest",
-        "--memory",
-        "8M",
-        "--console",
-        "null",
-        "--name",
-        "a",
-        "--json",
-    ]);
-    vm.first_message();
+    let _vm = started(&home);
     let mut monitor = home.monitor("a");
     let schema = json_of(&home, &["state", "schema", "--machine", "microvm-1.0"]);
     for section in schema["sections"].as_array().expect("a list") {

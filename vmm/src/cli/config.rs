@@ -51,6 +51,12 @@ impl From<CliError> for Unreadable {
 /// Reads a command line, and the file that it names if it does.
 pub(super) fn parse(line: &[OsString]) -> Result<Cli, Unreadable> {
     let read = |line: &[OsString]| Cli::from_arg_matches(&Cli::command().try_get_matches_from(line)?);
+    // All commands but one with a file are matched once: a guest's start waits for it.
+    let option = format!("--{CONFIG}");
+    let names_a_file = |word: &OsString| word.as_encoded_bytes().starts_with(option.as_bytes());
+    if !line.iter().any(names_a_file) {
+        return Ok(read(line)?);
+    }
     // An option may need another one that is in the file: what is wrong with the command line alone is told only without a file.
     let lenient = Cli::command().ignore_errors(true).try_get_matches_from(line)?;
     let given = match lenient.subcommand() {
