@@ -25,7 +25,8 @@ pub enum Uri {
 #[error("{text:?} names no endpoint: {because}; wanted is tcp:HOST:PORT, unix:PATH or file:PATH")]
 pub struct ParseUriError {
     text: String,
-    because: &'static str,
+    /// What is wrong with it, as a clause.
+    pub because: &'static str,
 }
 
 impl FromStr for Uri {

@@ -43,6 +43,38 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+#[test]
+fn why_a_vm_in_the_background_ended_is_in_its_log() {
+    tern_tests::needs_kvm!();
+    let home = Scratch::new();
+    let its_own = home.file("its.log").display().to_string();
+    for (name, args) in [("a", &[][..]), ("b", &["--log", &its_own][..])] {
+        let run = [
+            "run",
+            "--detach",
+            "--json",
+            "--name",
+            name,
+            "--cmdline",
+            "mib=8 beat=50",
+        ];
+        let report: Value = serde_json::from_str(&home.vm_ok(&[&run[..], args].concat())).expect("one object");
+        let console = report["console"].as_str().and_then(|text| text.strip_prefix("unix:"));
+        let mut console = UnixStream::connect(console.expect("a socket")).expect("it listens");
+        console.write_all(b"e3").expect("the guest takes keys");
+        // It ends with the VM.
+        let _ = console.read_to_end(&mut Vec::new());
+        let log = Path::new(report["log"].as_str().expect("a path"));
+        // Behind the console's end, the VM's name is free as soon as all is said.
+        while home.file(&format!("tern/{name}.lock")).exists() {
+            std::thread::yield_now();
+        }
+        let said: Value = serde_json::from_str(&fs::read_to_string(log).expect("a log")).expect("one object");
+        assert_eq!((&said["how"], &said["exit-code"]), (&json!("guest-exit"), &json!(3)));
+        assert_eq!(log.ends_with("its.log"), name == "b", "{log:?}");
+    }
+}
+
 /// Runs the prompt of the VM `a` on these lines.
 fn monitor(home: &Scratch, args: &[&str], lines: &str) -> Output {
     let mut monitor = home
@@ -62,9 +94,15 @@ fn a_detached_vm_shares_nothing_with_its_user_and_is_found_by_its_name() {
     let home = Scratch::new();
     // vm_ok waits for the end of both pipes: a VM that kept one would never let it return.
     let vm = Detached::start(&home, &["run", "--name", "a"]);
-    for stream in ["fd/0", "fd/1", "fd/2"] {
+    let log = home.file("tern/a.log");
+    assert_eq!(vm.report["log"], log.display().to_string());
+    for (stream, where_to) in [
+        ("fd/0", Path::new("/dev/null")),
+        ("fd/1", Path::new("/dev/null")),
+        ("fd/2", &log),
+    ] {
         let target = fs::read_link(vm.process(stream)).expect("it runs");
-        assert_eq!(target, Path::new("/dev/null"), "{stream}");
+        assert_eq!(target, where_to, "{stream}");
     }
     assert_eq!(fs::read_link(vm.process("cwd")).expect("it runs"), Path::new("/"));
     let stat = fs::read_to_string(vm.process("stat")).expect("it runs");

@@ -4,6 +4,8 @@ use parking_lot::Mutex;
 use vmstate::VmState;
 use vmstate::qom::{Config, GlobalProperty, Object, TypeTable};
 
+use super::Release;
+
 /// The class data of `machine`.
 #[derive(Clone, Debug, Default)]
 pub struct MachineClass {
@@ -15,6 +17,8 @@ pub struct MachineClass {
     pub alias: Option<&'static str>,
     /// It is what a user gets who names no machine. One machine is.
     pub is_default: bool,
+    /// The release that brought it: older ones do not know it.
+    pub since: Release,
     /// How its devices differ from those of the newest version: what makes it that version for a guest.
     pub compat: Vec<GlobalProperty>,
 }
@@ -47,6 +51,28 @@ impl MachineType {
     #[must_use]
     pub fn default_of(types: &TypeTable) -> Option<Self> {
         Self::all(types).into_iter().find(|machine| machine.class.is_default)
+    }
+
+    /// The machine that a user of `release` got who named none: of the versions of today's default machine the newest one that
+    /// `release` knew.
+    #[must_use]
+    pub fn default_of_release(types: &TypeTable, release: Release) -> Option<Self> {
+        let (family, _) = Self::default_of(types)?.family_and_version()?;
+        let all = Self::all(types).into_iter();
+        let known = all.filter(|machine| machine.class.since <= release);
+        known
+            .filter_map(|machine| {
+                let (of, version) = machine.family_and_version()?;
+                (of == family).then_some((version, machine))
+            })
+            .max_by_key(|(version, _)| *version)
+            .map(|(_, machine)| machine)
+    }
+
+    /// `microvm` and 1.1 of `microvm-1.1`.
+    fn family_and_version(&self) -> Option<(&'static str, Release)> {
+        let (family, version) = self.name.rsplit_once('-')?;
+        Some((family, version.parse().ok()?))
     }
 
     fn of(types: &TypeTable, name: &'static str) -> Option<Self> {
@@ -116,6 +142,24 @@ mod tests {
             let defaults = PropertyDefaults::default().with_machine(machine.class.compat);
             defaults.check(&types).expect(machine.name);
         }
+    }
+
+    #[test]
+    fn a_release_knew_no_machine_that_came_later() {
+        let types = TypeTable::gathered().expect("sound types");
+        let default = MachineType::default_of(&types).expect("there is one");
+        let today = MachineType::default_of_release(&types, Release::this()).expect("it has one");
+        assert_eq!(today.name, default.name, "the default is the newest version");
+        for machine in MachineType::all(&types) {
+            assert!(
+                (Release::FIRST..=Release::this()).contains(&machine.class.since),
+                "{}",
+                machine.name
+            );
+            let then = MachineType::default_of_release(&types, machine.class.since).expect("it has one");
+            assert!(then.class.since <= machine.class.since);
+        }
+        assert!(MachineType::default_of_release(&types, Release { major: 0, minor: 0 }).is_none());
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod machine_events;
 mod probe;
 mod realize;
 mod region;
+mod release;
 mod reset;
 mod testdev;
 #[cfg(test)]
@@ -40,5 +41,6 @@ pub use machine::{Machine, MachineClass, MachineType};
 pub use machine_events::MachineEvents;
 pub use realize::{Mapping, RealizeCtx, RealizeError};
 pub use region::DeviceRegion;
+pub use release::{ParseReleaseError, Release};
 pub use reset::{ResetKind, assert_reset, release_reset, reset_tree};
 pub use testdev::{TestDev, TestDevState, register as testdev_register};

@@ -35,7 +35,8 @@ use crate::acpi::generic_event_device::GenericEventDevice;
 use crate::char::{CharSink, Chardev, Serial16550};
 use crate::core::{
     AccelTypes, Bus, CLOCK_INPUT, Clock, Device, HotplugError, HotplugHandler, IrqSink, MachineClass, MachineEvents,
-    NewDevice, RealizeCtx, RealizeError, SYSTEM_BUS, add_device, realize_device, set_hotplug_handler, unrealize_device,
+    NewDevice, RealizeCtx, RealizeError, Release, SYSTEM_BUS, add_device, realize_device, set_hotplug_handler,
+    unrealize_device,
 };
 use crate::memory::{AddressSpace, MemoryRegion, MemorySystem, RamBlock, RegionError};
 
@@ -123,6 +124,7 @@ fn common(class: &mut Class) {
 
 fn version_1_1(class: &mut Class) {
     let data = data(class);
+    data.since = Release { major: 0, minor: 1 };
     data.alias = Some("microvm");
     data.is_default = true;
 }
@@ -130,6 +132,7 @@ fn version_1_1(class: &mut Class) {
 /// A version begins with what the next one asks for, and adds how it differs from that.
 fn version_1_0(class: &mut Class) {
     let data = data(class);
+    data.since = Release { major: 0, minor: 1 };
     data.compat.extend([GlobalProperty::new("pvpanic", "events", "3")]);
 }
 

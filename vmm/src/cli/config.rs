@@ -272,8 +272,8 @@ mod tests {
             assert!(documented.contains(&name), "docs/vm.toml does not show {name}");
         }
         let from_file = run_with(DOCUMENTED, &[]).expect("the file is sound");
-        let line = "vm run --name web --kernel /boot/vmlinuz-6.1.0-56-amd64 --initrd initrd.cpio --machine microvm --cpus 2 \
-                    --memory 512M --cpu x86-64-v2,-popcnt --accel kvm --console unix:web.console --control web.sock --detach \
+        let line = "vm run --name web --kernel /boot/vmlinuz-6.1.0-56-amd64 --initrd initrd.cpio --machine microvm --compat 0.1 --cpus 2 \
+                    --memory 512M --cpu x86-64-v2,-popcnt --accel kvm --console unix:web.console --control web.sock --detach --log web.log \
                     --global pvpanic.events=1 --global serial16550.iobase=0x2f8";
         let mut line: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         line.extend(["--cmdline".into(), "console=ttyS0 quiet".into()]);

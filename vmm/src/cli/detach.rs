@@ -2,7 +2,7 @@
 //!
 //! The command starts itself once more and waits. The second process makes the VM exactly as one in the foreground does, and what it
 //! has to say, errors above all, goes to the user's terminal. Once its guest runs it says so on the pipe that is its stdout and leaves
-//! what it shares with the user: the session, the streams, the working directory. If it ends before that, the command ends with its
+//! what it shares with the user: the session, the streams, the working directory; what it says later is in its [`Log`]. If it ends before that, the command ends with its
 //! exit code.
 //!
 //! It leaves the session that late so that Ctrl-C reaches both as long as the user waits. A command that is gone by then takes
@@ -10,9 +10,10 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read, Write, stdout},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -89,8 +90,8 @@ fn tell(report: &Value, messages: Messages) {
     }
 }
 
-/// In the second process, whose guest runs: says so, and leaves what it shares with the user.
-pub(super) fn leave(report: &Value) -> Result<(), CliError> {
+/// In the second process, whose guest runs: says so, and leaves what it shares with the user. From then on what it says goes to the log.
+pub(super) fn leave(report: &Value, log: &Log) -> Result<(), CliError> {
     let failed = |error: rustix::io::Errno| CliError::Process(error.into());
     setsid().map_err(failed)?;
     chdir("/").map_err(failed)?;
@@ -104,7 +105,49 @@ pub(super) fn leave(report: &Value) -> Result<(), CliError> {
     pipe.write_all(format!("{report}\n").as_bytes())
         .and_then(|()| pipe.flush())
         .map_err(CliError::Process)?;
-    dup2_stdout(&null).and_then(|()| dup2_stderr(&null)).map_err(failed)
+    dup2_stdout(&null).and_then(|()| dup2_stderr(&log.file)).map_err(failed)
+}
+
+/// Where a VM in the background says what one in the foreground says on its terminal: how it ended, above all.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: File,
+    path: PathBuf,
+    /// The user has named it, and keeps it.
+    is_users: bool,
+}
+
+impl Log {
+    /// Begins an empty log where the user wants it, or else beside the control socket.
+    pub(super) fn create(wanted: Option<&Path>, control: &Path) -> Result<Self, CliError> {
+        let path = wanted.map_or_else(|| control.with_extension("log"), Path::to_owned);
+        let open = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path);
+        let file = open.map_err(|error| CliError::File {
+            action: "write a log to",
+            path: path.clone(),
+            error,
+        })?;
+        let is_users = wanted.is_some();
+        Ok(Self { file, path, is_users })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The VM has ended as it should: nobody will look for the reason.
+    pub(super) fn ended_well(self) {
+        if !self.is_users {
+            // Left behind, it tells nothing wrong.
+            let _ = fs::remove_file(self.path);
+        }
+    }
 }
 
 #[cfg(test)]

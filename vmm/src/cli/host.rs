@@ -14,7 +14,14 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{attention::Attention, detach, error::CliError, exit::Exit, leave::Leave, messages::Messages};
+use super::{
+    attention::Attention,
+    detach::{self, Log},
+    error::CliError,
+    exit::Exit,
+    leave::Leave,
+    messages::Messages,
+};
 use crate::{
     clock::Clock,
     console::{Console, ConsoleHandle, ConsoleSpec},
@@ -49,6 +56,11 @@ pub struct HostArgs {
     /// exit code as in the foreground. The console cannot be stdio then.
     #[arg(short, long)]
     detach: bool,
+    /// Where a VM in the background writes what it would say in the foreground: why it ended, above all; begins empty.
+    ///
+    /// The default is beside the control socket, NAME.log, which is removed if the VM ends with exit code 0.
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    log: Option<PathBuf>,
 }
 
 impl HostArgs {
@@ -117,8 +129,8 @@ pub struct Foreground {
     /// The VM, as commands take it.
     address: VmAddress,
     messages: Messages,
-    /// The user's terminal is left once the guest runs.
-    detaches: bool,
+    /// The user's terminal is left once the guest runs, and this speaks in its place.
+    log: Option<Log>,
     /// Where it waits for its guest.
     listening: Option<String>,
 }
@@ -138,6 +150,11 @@ impl Foreground {
         let mut event_loop = EventLoop::new().map_err(CliError::Process)?;
         let console_spec = args.console(place.socket());
         let console = Console::open(&console_spec, &mut event_loop)?;
+        let log = args.log.as_deref().map(|path| args.lasting(path));
+        let log = args
+            .detach
+            .then(|| Log::create(log.as_deref(), place.socket()))
+            .transpose()?;
         let named_by_user = args.name.is_some();
         let address = match &args.control {
             None => VmAddress::Name(name.clone()),
@@ -154,7 +171,7 @@ impl Foreground {
             named_by_user,
             address,
             messages,
-            detaches: args.detach,
+            log,
             listening: None,
         })
     }
@@ -194,7 +211,7 @@ impl Foreground {
 
     /// Says where the VM waits for its guest.
     pub(super) fn listens_at(&mut self, uri: String) {
-        if !self.detaches {
+        if self.log.is_none() {
             self.messages.line("listening", &uri, json!({ "uri": uri }));
         }
         self.listening = Some(uri);
@@ -233,6 +250,9 @@ impl Foreground {
         if let Some(uri) = &self.listening {
             report["uri"] = uri.as_str().into();
         }
+        if let Some(log) = &self.log {
+            report["log"] = log.path().display().to_string().into();
+        }
         report
     }
 
@@ -242,8 +262,8 @@ impl Foreground {
     ///
     /// The VM failed, or the process could not serve it.
     pub fn serve(self, vm: &Arc<dyn Control>) -> Result<u8, CliError> {
-        let report = self.detaches.then(|| self.report());
-        if report.is_none() {
+        let report = self.report();
+        if self.log.is_none() {
             self.announce();
         }
         let Self {
@@ -256,6 +276,7 @@ impl Foreground {
             name,
             address,
             messages,
+            log,
             ..
         } = self;
         let watch = Arc::new(LeaveAtTheEnd {
@@ -291,15 +312,20 @@ impl Foreground {
         event_loop
             .watch(fd, Interest::Read, quit_on_signals)
             .map_err(CliError::Process)?;
-        if let Some(report) = report {
-            detach::leave(&report)?;
+        if let Some(log) = &log {
+            detach::leave(&report, log)?;
         }
         event_loop.run().map_err(CliError::Process)?;
 
         monitor.finish();
         console.finish();
+        let code = conclude(&vm.ending().unwrap_or(Ending::GuestShutdown), &name, messages)?;
+        if let Some(log) = log.filter(|_| code == 0) {
+            log.ended_well();
+        }
+        // Who waits for the name finds that everything is said.
         drop(place);
-        conclude(&vm.ending().unwrap_or(Ending::GuestShutdown), &name, messages)
+        Ok(code)
     }
 }
 
@@ -385,6 +411,7 @@ mod tests {
             console: Some(ConsoleSpec::Null),
             control: Some(dir.path().join("s")),
             detach: false,
+            log: None,
         };
         Foreground::prepare(&args, Messages::new(false)).expect("a free place")
     }
@@ -459,6 +486,7 @@ mod tests {
                     console: Some(ConsoleSpec::Null),
                     control: Some(dir.path().join("s")),
                     detach: false,
+                    log: None,
                 };
                 let second = Foreground::prepare(&args, Messages::new(false));
                 assert!(matches!(second, Err(CliError::Place(_))), "{second:?}");

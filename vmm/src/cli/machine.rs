@@ -2,7 +2,14 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use hw::{core::MachineType, i386::microvm::BoardError, timer::clock::TscPolicy};
+use hw::{
+    core::{MachineType, Release},
+    i386::{
+        cpu_model::{CpuSpec, DEFAULT_CPU_MODEL},
+        microvm::BoardError,
+    },
+    timer::clock::TscPolicy,
+};
 use migration::{
     listener::Reach,
     snapshot::{RestoreOptions, Verify},
@@ -34,7 +41,7 @@ impl Runner for OnLoop {
     }
 }
 
-fn start_error<E: fmt::Display>(error: E) -> CliError {
+pub(super) fn start_error<E: fmt::Display>(error: E) -> CliError {
     CliError::Start(format!("{error}"))
 }
 
@@ -96,14 +103,57 @@ fn boot_error(args: &run::Args, error: &StartError) -> CliError {
     }
 }
 
-/// The name under which a machine is recorded, by what the user calls it.
-fn machine_named(asked: Option<&str>) -> Result<String, CliError> {
+/// The machine that a user calls `name`.
+pub(super) fn machine_named(types: &TypeTable, name: &str) -> Result<MachineType, CliError> {
+    MachineType::find(types, name).ok_or_else(|| start_error(BoardError::NoMachine(name.to_owned())))
+}
+
+/// The machine that a user gets who may have named one, and a release to which the VM is to be able to go back.
+fn choose_machine(asked: Option<&str>, compat: Option<Release>) -> Result<MachineType, CliError> {
     let types = TypeTable::gathered().map_err(start_error)?;
-    let found = match asked {
-        Some(name) => MachineType::find(&types, name).ok_or_else(|| BoardError::NoMachine(name.to_owned())),
-        None => MachineType::default_of(&types).ok_or_else(|| BoardError::NoMachine("by default".to_owned())),
+    let Some(release) = compat else {
+        return match asked {
+            Some(name) => machine_named(&types, name),
+            None => MachineType::default_of(&types)
+                .ok_or_else(|| start_error(BoardError::NoMachine("by default".to_owned()))),
+        };
     };
-    Ok(found.map_err(start_error)?.name.to_owned())
+    if release > Release::this() {
+        let text = format!(
+            "--compat {release}: this is Tern {}, which knows no later one",
+            Release::this()
+        );
+        return Err(CliError::Usage(text));
+    }
+    match asked {
+        Some(name) => {
+            let machine = machine_named(&types, name)?;
+            known_since("machine", machine.name, machine.class.since, release)?;
+            Ok(machine)
+        }
+        None => MachineType::default_of_release(&types, release).ok_or_else(|| {
+            let first = Release::FIRST;
+            CliError::Usage(format!("--compat {release}: the first release is {first}"))
+        }),
+    }
+}
+
+/// Refuses what a release did not know.
+fn known_since(what: &str, name: &str, since: Release, release: Release) -> Result<(), CliError> {
+    if since <= release {
+        return Ok(());
+    }
+    let text =
+        format!("--compat {release}: the {what} {name} came with {since}; choose an older one, or a later release");
+    Err(CliError::Usage(text))
+}
+
+/// The CPU model as the user wrote it, if what `compat` names knew it.
+fn choose_cpu(asked: Option<&str>, compat: Option<Release>) -> Result<Option<String>, CliError> {
+    if let (Some(release), Ok(spec)) = (compat, asked.unwrap_or(DEFAULT_CPU_MODEL).parse::<CpuSpec>()) {
+        known_since("CPU model", spec.model().name, spec.model().since, release)?;
+    }
+    Ok(asked.map(str::to_owned))
 }
 
 /// A VM that has booted and runs.
@@ -111,8 +161,8 @@ pub(super) fn boot(args: &run::Args, foreground: &Foreground) -> Result<Arc<dyn 
     let kernel = args.kernel.as_deref().map(read).transpose()?;
     let initrd = args.initrd.as_deref().map(read).transpose()?;
     let spec = VmSpec {
-        machine: machine_named(args.machine.as_deref())?,
-        cpu: args.cpu.clone(),
+        machine: choose_machine(args.machine.as_deref(), args.compat)?.name.to_owned(),
+        cpu: choose_cpu(args.cpu.as_deref(), args.compat)?,
         cpus: args.cpus,
         memory: args.memory.0,
         globals: args.global.clone(),
@@ -160,15 +210,39 @@ pub(super) fn receiver(args: &receive::Args, foreground: &Foreground) -> Result<
 mod tests {
     use super::*;
 
+    fn machine(asked: Option<&str>, compat: Option<&str>) -> Result<&'static str, String> {
+        let compat = compat.map(|release| release.parse().expect("a release"));
+        let chosen = choose_machine(asked, compat);
+        chosen.map(|machine| machine.name).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn a_machine_is_recorded_by_its_versioned_name_and_an_unknown_one_refused_with_the_remedy() {
-        assert_eq!(
-            machine_named(Some("microvm")).expect("an alias"),
-            machine_named(None).expect("a default")
-        );
-        assert_eq!(machine_named(Some("microvm-1.0")).expect("a name"), "microvm-1.0");
-        let error = machine_named(Some("q35")).expect_err("unknown").to_string();
+        assert_eq!(machine(Some("microvm"), None), machine(None, None));
+        assert_eq!(machine(Some("microvm-1.0"), None), Ok("microvm-1.0"));
+        let error = machine(Some("q35"), None).expect_err("unknown");
         assert!(error.contains("q35") && error.contains("vm machines"), "{error}");
+    }
+
+    #[test]
+    fn a_vm_that_may_have_to_go_back_gets_what_the_older_release_knew() {
+        assert_eq!(machine(None, Some("0.1")), Ok("microvm-1.1"));
+        assert_eq!(machine(Some("microvm-1.0"), Some("0.1.3")), Ok("microvm-1.0"));
+        for (compat, says) in [("99.0", "knows no later one"), ("0.0", "the first release is 0.1")] {
+            let error = machine(None, Some(compat)).expect_err("refused");
+            assert!(error.contains(says), "{error}");
+        }
+        let since = Release { major: 0, minor: 2 };
+        let error = known_since("machine", "microvm-1.2", since, Release::FIRST).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "--compat 0.1: the machine microvm-1.2 came with 0.2; choose an older one, or a later release"
+        );
+        assert_eq!(
+            choose_cpu(Some("host"), Some(Release::FIRST)).expect("known"),
+            Some("host".to_owned())
+        );
+        assert_eq!(choose_cpu(None, Some(Release::FIRST)).expect("known"), None);
     }
 
     #[test]

@@ -6,18 +6,38 @@ use hw::core::MachineType;
 use serde_json::Value;
 use vmstate::qom::TypeTable;
 
-use super::{error::CliError, messages::Messages};
-use crate::monitor::machine_list;
+use super::{
+    error::CliError,
+    info::Outline,
+    machine::{machine_named, start_error},
+    messages::Messages,
+};
+use crate::{monitor::machine_list, vm::shape};
 
-/// List the machines that a guest can have.
+/// List the machines that a guest can have, or show what a guest sees of one.
 ///
 /// A machine's name has a version: what the guest sees of it never changes. The alias stands for the newest version.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  vm machines\n  vm run --machine microvm-1.0")]
-pub(super) struct Args {}
+#[command(after_help = "Example:\n  vm machines\n  vm machines microvm-1.0\n  vm run --machine microvm-1.0")]
+pub(super) struct Args {
+    /// The machine to show: its memory map, its objects and their properties, what of them is saved; with --json also its tables
+    /// and the CPUID of each model.
+    #[arg(value_name = "MACHINE")]
+    machine: Option<String>,
+}
 
-pub(super) fn run(_: &Args, messages: Messages) -> Result<u8, CliError> {
-    let types = TypeTable::gathered().map_err(|error| CliError::Start(error.to_string()))?;
+pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
+    let types = TypeTable::gathered().map_err(start_error)?;
+    if let Some(name) = &args.machine {
+        let machine = machine_named(&types, name)?;
+        let mut shape = shape(&types, machine.name, machine.class.since).map_err(start_error)?;
+        if let Some(members) = shape.as_object_mut().filter(|_| !messages.is_json()) {
+            members.remove("tables");
+            members.remove("cpuid");
+        }
+        messages.result(Outline(&shape), &shape);
+        return Ok(0);
+    }
     let machines = MachineType::all(&types);
     messages.result(Table(&machines), &Value::from(machine_list(&machines)));
     Ok(0)

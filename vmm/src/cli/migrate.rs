@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[arg(value_name = "NAME")]
     vm: VmAddress,
     /// Where the receiver listens: the first line that "vm receive" says. Without it, --watch shows what is under way already.
-    #[arg(value_name = "URI", value_parser = peer, required_unless_present = "watch")]
+    #[arg(value_name = "URI", value_parser = peer)]
     uri: Option<Uri>,
     /// Show how it goes: on a terminal in place, elsewhere a line for each change, with --json an object.
     #[arg(long)]
@@ -74,6 +74,13 @@ impl Args {
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let began = Instant::now();
+    if args.uri.is_none() && !args.watch {
+        let text = format!(
+            "where to? Start \"vm receive tcp:HOST:PORT\" there, then \"vm migrate {} URI\" with the address that it says",
+            args.vm
+        );
+        return Err(CliError::Usage(text));
+    }
     let mut vm = Talk::to(&args.vm)?;
     let parameters = args.parameters();
     if !parameters.is_empty() {

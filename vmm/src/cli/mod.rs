@@ -24,8 +24,10 @@ mod man;
 mod messages;
 mod migrate;
 mod monitor;
+mod object_tree;
 mod progress;
 mod ps;
+mod qom;
 mod quit;
 mod receive;
 mod resolve;
@@ -76,6 +78,7 @@ enum Command {
     Monitor(monitor::Args),
     Cpu(cpu::Args),
     State(state::Args),
+    Qom(qom::Args),
     Quit(quit::Args),
     Machines(machines::Args),
     Completions(completions::Args),
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Monitor(args) => monitor::run(&args, messages),
         Command::Cpu(args) => cpu::run(&args, messages),
         Command::State(args) => state::run(&args, messages),
+        Command::Qom(args) => qom::run(&args, messages),
         Command::Quit(args) => quit::run(&args, messages),
         Command::Machines(args) => machines::run(&args, messages),
         Command::Completions(args) => completions::run(&args, messages),
@@ -164,7 +168,7 @@ mod tests {
             "vm run --config vm.toml --cpus 4",
             "vm run --console pty",
             "vm run --detach --name a",
-            "vm restore a.tern -d --console file:log",
+            "vm restore a.tern -d --console file:log --log messages",
             "vm receive unix:/s -d --json",
             "vm run --machine microvm-1.0 --global serial16550.iobase=0x2f8 --global microvm-1.0.cpus=1",
             "vm run --console file:log",
@@ -197,8 +201,15 @@ mod tests {
             "vm state check old.json",
             "vm state check a.tern new.json --forward --all",
             "vm state verify a.tern",
+            "vm qom tree a",
+            "vm qom tree a /machine --properties --json",
+            "vm qom get a serial state",
+            "vm qom get a /machine/serial",
+            "vm qom set a pvpanic events -1",
             "vm quit /tmp/s",
             "vm machines --json",
+            "vm machines microvm-1.0 --json",
+            "vm run --compat 0.1 --machine microvm-1.0",
             "vm completions fish",
             "vm man /tmp/man",
         ] {
@@ -218,13 +229,15 @@ mod tests {
             "vm run --cpus 0",
             "vm run --console vc",
             "vm run --global iobase=1",
+            "vm run --compat latest",
             "vm run --name ../a",
             "vm restore a.tern --verify=maybe",
             "vm migrate a tcp:h:1 --downtime-limit 300",
             "vm migrate a tcp:h:1 --downtime-limit 500us",
             "vm migrate a tcp:h:1 --downtime-limit 0s",
-            "vm migrate a",
             "vm migrate a h:1",
+            "vm migrate a file:/x",
+            "vm run --log /x",
             "vm migrate a tcp:h:1 --bandwidth-limit 100",
             "vm migrate a tcp:h:1 --bandwidth-limit 0M",
             "vm receive file:/x",
@@ -234,6 +247,8 @@ mod tests {
             "vm state",
             "vm state check",
             "vm state diff a.tern",
+            "vm qom get a",
+            "vm qom set a serial iobase",
             "vm completions powershell",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hw::core::Release;
 use hw::i386::cpu_model::{CpuSpec, CpuSpecError};
 use vmstate::qom::GlobalProperty;
 
@@ -38,7 +39,7 @@ pub(super) struct Args {
     /// An initial RAM disk for the kernel.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(super) initrd: Option<PathBuf>,
-    /// The kernel's command line.
+    /// The kernel's command line; vmm/guest/README.md has the words of the built-in guest.
     #[arg(
         long,
         value_name = "TEXT",
@@ -50,6 +51,10 @@ pub(super) struct Args {
     /// The machine; else the default one. "vm machines" lists them.
     #[arg(long, value_name = "TYPE")]
     pub(super) machine: Option<String>,
+    /// A release of Tern to which the VM is to be able to go back: "0.1". It gets the machine that was the default there, and
+    /// nothing that came later.
+    #[arg(long, value_name = "RELEASE")]
+    pub(super) compat: Option<Release>,
     /// How many vCPUs.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) cpus: u32,

@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use hw::timer::clock::TscPolicy;
-use migration::uri::Uri;
+use migration::uri::{ParseUriError, Uri};
+use serde_json::Value;
 
 /// A number of bytes, written with its unit: `256M`, `1G`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,12 +161,17 @@ pub(super) fn bandwidth(text: &str) -> Result<u64, ValueError> {
     }
 }
 
+/// A property's value: JSON where it is some, else a text.
+pub(super) fn json_or_text(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
 /// Where a guest is sent to or awaited: no file.
 pub(super) fn peer(text: &str) -> Result<Uri, String> {
     match text.parse() {
         Ok(Uri::File(_)) => Err("a file is no peer; \"vm snapshot\" and \"vm restore\" are for files".into()),
         Ok(uri) => Ok(uri),
-        Err(error) => Err(error.to_string()),
+        Err(ParseUriError { because, .. }) => Err(format!("{because}; wanted is tcp:HOST:PORT or unix:PATH")),
     }
 }
 

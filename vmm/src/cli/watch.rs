@@ -1,4 +1,5 @@
-//! A live view of a migration or snapshot: redrawn in place on a terminal, elsewhere a line or an object for each change.
+//! A live view of a migration or snapshot: redrawn in place on a terminal, elsewhere an object for each change, or a line for each change of phase
+//! or round and one a second for the numbers.
 
 use std::fmt;
 use std::io::{IsTerminal, stdout};
@@ -19,7 +20,15 @@ pub(super) struct Watch {
     /// Where it is redrawn in place.
     screen: Option<ProgressBar>,
     /// What was told last elsewhere.
-    told: Option<String>,
+    told: Option<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    text: String,
+    /// For people: the phase and the round.
+    step: Option<(&'static str, u64)>,
+    at_ms: u64,
 }
 
 impl Watch {
@@ -34,19 +43,32 @@ impl Watch {
         }
     }
 
-    /// Whether there is more to tell than that time has passed, or bytes too few to be seen in a line for people.
+    /// Whether there is more to tell than that time has passed, or to people bytes too few to be seen in a line, or numbers alone within a
+    /// second of the last ones.
     fn is_news(&mut self, account: &Value, standing: &Standing) -> bool {
-        let news = if self.messages.is_json() {
+        let told = if self.messages.is_json() {
             let mut account = account.clone();
             if let Some(members) = account.as_object_mut() {
                 members.remove("total-time");
             }
-            account.to_string()
+            Told {
+                text: account.to_string(),
+                ..Told::default()
+            }
         } else {
-            standing.to_string()
+            Told {
+                text: standing.to_string(),
+                step: Some((standing.phase, standing.round)),
+                at_ms: standing.passed_ms,
+            }
         };
-        let is_news = self.told.as_ref() != Some(&news);
-        self.told = Some(news);
+        let is_news = self.told.as_ref().is_none_or(|last| {
+            let numbers_alone = told.step.is_some() && told.step == last.step;
+            told.text != last.text && !(numbers_alone && told.at_ms < last.at_ms + 1000)
+        });
+        if is_news {
+            self.told = Some(told);
+        }
         is_news
     }
 }
@@ -242,7 +264,7 @@ mod tests {
     }
 
     /// What is news where there is no screen after an account of 64 MiB left, of these.
-    fn news(json: bool, accounts: [Value; 3]) -> [bool; 3] {
+    fn news<const N: usize>(json: bool, accounts: [Value; N]) -> [bool; N] {
         let mut watch = Watch {
             name: "a".to_owned(),
             messages: Messages::new(json),
@@ -254,19 +276,39 @@ mod tests {
         accounts.map(is_news)
     }
 
+    /// An account of so much later.
+    fn later(ms: u64, remaining: u64) -> Value {
+        let mut account = account(remaining);
+        account["total-time"] = json!(12_345 + ms);
+        account
+    }
+
     #[test]
     fn the_passing_of_time_alone_is_no_news_and_to_people_neither_is_a_byte() {
-        let accounts = || {
-            let mut later = account(64 << 20);
-            later["total-time"] = json!(99_999);
-            [later, account((64 << 20) + 1), account(32 << 20)]
-        };
-        assert_eq!(news(true, accounts()), [false, true, true]);
-        let mut rounded = accounts();
-        // Both read 64.0 MiB.
-        rounded[2] = account((64 << 20) + 2);
-        assert_eq!(news(false, rounded), [false, true, false]);
-        assert_eq!(news(false, accounts()), [false, true, true]);
+        let a_byte_more = later(10_000, (32 << 20) + 1);
+        let accounts = [later(5000, 64 << 20), later(5000, (32 << 20) + 2), a_byte_more];
+        assert_eq!(news(true, accounts.clone()), [false, true, true]);
+        // Both read 32.0 MiB.
+        assert_eq!(news(false, accounts), [false, true, false]);
+    }
+
+    #[test]
+    fn people_are_told_numbers_once_a_second_and_a_new_round_at_once() {
+        let mut round = later(400, 8 << 20);
+        round["ram"]["dirty-sync-count"] = json!(3);
+        let accounts = [
+            later(200, 32 << 20),
+            round,
+            later(600, 4 << 20),
+            later(1400, 2 << 20),
+            later(1600, 1 << 20),
+        ];
+        let mut accounts = accounts;
+        for account in &mut accounts[2..] {
+            account["ram"]["dirty-sync-count"] = json!(3);
+        }
+        assert_eq!(news(false, accounts.clone()), [false, true, false, true, false]);
+        assert_eq!(news(true, accounts), [true; 5]);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `console` | the console's way into the guest, open while it runs |
 //! | `describe` | recipe and inventory |
 //! | `devices` | what a user adds and takes away |
+//! | `shape` | what a guest sees of a machine |
 
 mod assemble;
 mod console;
@@ -22,6 +23,7 @@ mod factory;
 mod lifecycle;
 mod processor;
 mod requests;
+mod shape;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ pub use assemble::{CreateError, VmSpec};
 pub use devices::{ChangeError, Properties};
 pub use factory::{Arrival, Arrivals, Factory};
 pub use lifecycle::LifecycleError;
+pub use shape::shape;
 
 use std::sync::Arc;
 

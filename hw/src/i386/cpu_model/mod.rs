@@ -23,6 +23,7 @@ pub use table::{HostCpu, ModelTable};
 
 use super::cpu_feature::{CPU_FEATURES, CpuFeature};
 use super::cpuid::CpuidTable;
+use crate::core::Release;
 
 /// A CPU model.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,8 @@ pub struct CpuModel {
     pub aliases: &'static [&'static str],
     /// What it is, in one line.
     pub description: &'static str,
+    /// The release that brought it: older ones do not know it.
+    pub since: Release,
     /// What it is made of.
     pub contents: ModelContents,
 }

@@ -5,6 +5,7 @@
 //! there; `tests/tests/qemu_cpu_models.rs` compares them with an installed QEMU.
 
 use super::{CpuModel, ModelContents, NamedModel, Signature};
+use crate::core::Release;
 
 /// What KVM gives by itself, whatever the processor. QEMU adds the same to its models under KVM.
 const PARAVIRTUAL: &str = "x2apic hypervisor kvm-nopiodelay kvmclock kvm-steal-time kvm-pv-eoi kvmclock-stable-bit";
@@ -44,6 +45,7 @@ const fn baseline(
         name,
         aliases,
         description,
+        since: Release::FIRST,
         contents: ModelContents::Named(contents),
     }
 }
@@ -53,6 +55,7 @@ const fn qemu(name: &'static str, aliases: &'static [&'static str], contents: Na
         name,
         aliases,
         description: contents.brand,
+        since: Release::FIRST,
         contents: ModelContents::Named(contents),
     }
 }
@@ -64,6 +67,7 @@ pub const CPU_MODELS: &[CpuModel] = &[
         name: "host",
         aliases: &[],
         description: "everything that this host and Tern both know; moves only to hosts that have it all",
+        since: Release::FIRST,
         contents: ModelContents::Host,
     },
     baseline("x86-64-v1-1", &["x86-64-v1"], "psABI level 1, with KVM's clock: runs on every 64-bit host", NamedModel {

@@ -2,11 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::super::{error::CliError, follow::Talk, info::Outline, messages::Messages, progress::Bar, values::absolute};
-use super::{
-    tree::{self, entries},
-    words::words,
+use super::super::{
+    error::CliError,
+    follow::Talk,
+    info::Outline,
+    messages::Messages,
+    object_tree::{as_qom_tree, as_qtree, entries, tree},
+    progress::Bar,
+    values::{absolute, json_or_text},
 };
+use super::words::words;
 use crate::monitor::place::VmAddress;
 
 /// What comes of a line.
@@ -116,7 +121,7 @@ pub(super) const COMMANDS: &[Command] = &[
         help: "change a parameter of migrations: downtime-limit in milliseconds, bandwidths in bytes per second",
         run: |vm, arguments| {
             let mut parameters = json!({});
-            parameters[arguments[0]] = value(arguments[1]);
+            parameters[arguments[0]] = json_or_text(arguments[1]);
             vm.quietly("migrate-set-parameters", parameters)
         },
     },
@@ -157,7 +162,7 @@ pub(super) const COMMANDS: &[Command] = &[
             let [path, property, new] = [arguments[0], arguments[1], arguments[2]];
             vm.quietly(
                 "qom-set",
-                json!({ "path": path, "property": property, "value": value(new) }),
+                json!({ "path": path, "property": property, "value": json_or_text(new) }),
             )
         },
     },
@@ -235,16 +240,16 @@ pub(super) const SUBJECTS: &[Subject] = &[
         name: "qom-tree",
         help: "all objects",
         run: |vm| {
-            let tree = tree::tree(&mut |command, arguments| vm.ask(command, arguments), "/", false)?;
-            said(tree::as_qom_tree(&tree), tree)
+            let tree = tree(&mut |command, arguments| vm.ask(command, arguments), "/", false)?;
+            said(as_qom_tree(&tree), tree)
         },
     },
     Subject {
         name: "qtree",
         help: "the machine's objects with their properties",
         run: |vm| {
-            let tree = tree::tree(&mut |command, arguments| vm.ask(command, arguments), "/machine", true)?;
-            said(tree::as_qtree(&tree), tree)
+            let tree = tree(&mut |command, arguments| vm.ask(command, arguments), "/machine", true)?;
+            said(as_qtree(&tree), tree)
         },
     },
     Subject {
@@ -284,11 +289,6 @@ fn parameter(name: &str, value: &Value) -> String {
         _ => "",
     };
     format!("{name}: {value}{unit}")
-}
-
-/// What a user writes as a value: JSON where it is some, else a text.
-fn value(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
 /// The VM, connected to when the first thing is asked of it.

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use super::super::object_tree::{Ask, children, joined, properties};
 use super::{
     commands::{COMMANDS, SUBJECTS, Takes, find},
-    tree::{Ask, children, joined, properties},
     words::words,
 };
 
@@ -87,8 +87,8 @@ fn paths(typed: &str, ask: &mut Ask<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::tests::vm;
     use super::*;
+    use crate::cli::object_tree::tests::vm;
 
     fn offered(line: &str) -> (usize, Vec<String>) {
         complete(line, &mut |command, arguments| vm(command, &arguments))

@@ -6,7 +6,6 @@
 mod commands;
 mod complete;
 mod prompt;
-mod tree;
 mod words;
 
 use std::io::{IsTerminal, stdin, stdout};

@@ -9,7 +9,12 @@ use migration::{
 use serde_json::{Value, json};
 
 use super::{plain, section_name, snapshot};
-use crate::cli::{error::CliError, messages::Messages, snapshot_info, values::Size};
+use crate::cli::{
+    error::CliError,
+    messages::Messages,
+    snapshot_info::{self, time_of_day},
+    values::Size,
+};
 
 /// Show what a snapshot holds: who wrote it, the machine, each field of each object's state, and how its memory was used.
 ///
@@ -125,7 +130,7 @@ fn write_header(f: &mut fmt::Formatter<'_>, info: &SnapshotInfo) -> fmt::Result 
     writeln!(f, "snapshot:  {}", info.header.snapshot)?;
     writeln!(f, "written by {}", plain(&info.header.writer))?;
     if let Some(created) = info.header.created {
-        writeln!(f, "created:   {created} (seconds since 1970)")?;
+        writeln!(f, "created:   {}", time_of_day(created))?;
     }
     writeln!(
         f,

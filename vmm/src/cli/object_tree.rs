@@ -1,8 +1,8 @@
-//! The VM's objects, as the monitor lists them.
+//! The VM's objects, as `vm monitor` and `vm qom` show them.
 
 use serde_json::{Value, json};
 
-use super::super::error::CliError;
+use super::error::CliError;
 
 /// Asks the VM.
 pub(super) type Ask<'a> = dyn FnMut(&str, Value) -> Result<Value, CliError> + 'a;
