@@ -197,7 +197,7 @@ fn paths_on_the_command_line_of_a_detached_vm_are_the_users() {
         .output()
         .expect("vm starts");
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(home.contents(), ["console", "control", "control.lock"]);
+    assert_eq!(home.contents(), ["console", "control", "control.lock", "control.log"]);
     let control = home.file("control");
     home.vm_ok(&["quit", control.to_str().expect("text")]);
     assert_eq!(home.contents(), [""; 0]);
@@ -440,4 +440,69 @@ fn a_vm_that_ends_while_its_user_is_at_the_prompt_leaves_the_terminal_as_it_was(
     home.vm_ok(&["quit", "a"]);
     assert!(user.wait_exit().success());
     assert!(user.is_as_before());
+}
+
+#[test]
+fn what_cannot_be_written_is_no_success_and_a_reader_that_has_gone_is_none_of_ours() {
+    let home = Scratch::new();
+    for args in [
+        &["ps"][..],
+        &["cpu", "show", "x86-64-v1", "--accel", "qtest", "--json"],
+        &["completions", "bash"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let output = home
+            .command(args)
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("vm starts");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(
+            text(&output.stderr).contains("cannot write to standard output"),
+            "{args:?}"
+        );
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = home
+            .command(args)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("vm starts");
+        assert_eq!(
+            (output.status.code(), text(&output.stderr)),
+            (Some(0), String::new()),
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn a_vm_that_is_not_there_is_told_also_where_nothing_is_asked_of_it() {
+    let home = Scratch::new();
+    let output = monitor(&home, &[], "");
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        text(&output.stderr).contains("there is no VM a"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn an_error_of_the_command_line_is_json_where_json_is_asked_for() {
+    let home = Scratch::new();
+    let output = home.vm(&["--json", "run", "--cpus", "none"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said: Value = serde_json::from_slice(&output.stderr).expect("one object");
+    assert!(
+        said["error"].as_str().is_some_and(|error| error.contains("--cpus")),
+        "{said}"
+    );
+    assert_eq!(said["exit-code"], 2);
+    assert!(
+        home.vm(&["--json", "run", "--help"]).status.success(),
+        "help is no error"
+    );
 }

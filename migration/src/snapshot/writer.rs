@@ -68,7 +68,7 @@ pub struct SaveReport {
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// No file can be made there.
-    #[error("cannot make the snapshot {}: {source}; choose a folder that exists and can be written", path.display())]
+    #[error("cannot make the snapshot {}: {source}{}", path.display(), remedy(source))]
     Create {
         /// The snapshot.
         path: PathBuf,
@@ -126,6 +126,14 @@ pub enum SaveError {
         /// Why there is no snapshot either; `None` if there is one.
         because: Option<Box<SaveError>>,
     },
+}
+
+/// What to do about what the system says; a refusal of our own says it already.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(_) => "; choose a folder that exists and can be written",
+        None => "",
+    }
 }
 
 /// Saves `vm` as the file `path`, in place of a file that is there. The guest stands still from the reading of its

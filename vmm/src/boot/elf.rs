@@ -51,8 +51,10 @@ pub(super) fn load<M: GuestMemoryBackend>(
         PvhBootCapability::PvhEntryPresent(entry) => Some(entry.0),
         PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => None,
     };
-    if pvh_entry.is_none() && is_program(kernel) {
-        return Err(BootError::Kernel(KernelFault::Program));
+    if pvh_entry.is_none()
+        && let Some(fault) = what_is_no_kernel(kernel)
+    {
+        return Err(BootError::Kernel(fault));
     }
     let entry = loaded.kernel_load.0;
     if pvh_entry.is_none() && !segments(kernel).any(|segment| segment.contains(entry)) {
@@ -101,12 +103,16 @@ fn program_headers(kernel: &[u8]) -> impl Iterator<Item = (u64, usize)> {
     })
 }
 
-/// Whether this is a program such as /bin/sh, which wants an interpreter, or to be relocated from address 0 on.
-fn is_program(kernel: &[u8]) -> bool {
+/// What says that this is a program such as /bin/sh, which wants an interpreter, or is to be relocated from address 0 on; or a kernel
+/// that lies where the machine has its tables.
+fn what_is_no_kernel(kernel: &[u8]) -> Option<KernelFault> {
     const INTERPRETER: u64 = 3;
     const LOWEST: u64 = 1 << 20;
-    program_headers(kernel).any(|(kind, _)| kind == INTERPRETER)
-        || segments(kernel).any(|segment| segment.address < LOWEST)
+    let lowest = segments(kernel).map(|segment| segment.address).min();
+    if program_headers(kernel).any(|(kind, _)| kind == INTERPRETER) || lowest == Some(0) {
+        return Some(KernelFault::Program);
+    }
+    lowest.filter(|lowest| *lowest < LOWEST).map(KernelFault::Low)
 }
 
 /// The loadable segments of `kernel`. linux-loader keeps its own list to itself, and does not clear what lies beyond a
@@ -207,6 +213,9 @@ mod tests {
         let mut linked = elf(MIB, &[(MIB, b"code", 0x1000), (2 * MIB, b"/lib/ld", 7)]);
         linked[64 + PROGRAM_HEADER] = 3;
         assert!(refused(&linked).contains("program"));
+        // As "ld -Ttext=0x100000" links it: with the headers in the page before.
+        let error = refused(&elf(MIB, &[(0xf_f000, b"headers", 0x1000), (MIB, b"code", 0x1000)]));
+        assert!(error.contains("0xff000") && error.contains("ld -n"), "{error}");
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub enum KernelFault {
     #[error("is neither a bzImage (such as /boot/vmlinuz-*) nor an ELF file (such as the vmlinux of a build of Linux)")]
     Unknown,
     /// It is for another processor.
-    #[error("is an ELF file, but none for x86-64")]
+    #[error("is an ELF file, but none of 64 bits for x86-64")]
     OtherMachine,
     /// The ELF file makes no sense.
     #[error("is a damaged ELF file: {0}")]
@@ -120,6 +120,11 @@ pub enum KernelFault {
     /// It is an ELF file that something else runs.
     #[error("is a program for an operating system and no kernel")]
     Program,
+    /// A segment lies where the machine has its tables.
+    #[error(
+        "has a segment at {0:#x}, and a kernel begins at 0x100000 or above; where that is its ELF headers, \"ld -n\" leaves them out"
+    )]
+    Low(u64),
     /// The file ends before what its header announces.
     #[error("is a bzImage that is cut short")]
     CutShort,

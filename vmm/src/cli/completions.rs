@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let script = script(args.shell);
     let shell = args.shell.to_possible_value();
     let shell = shell.as_ref().map_or("", |value| value.get_name());
-    messages.result(script.trim_end(), &json!({ "shell": shell, "script": script }));
+    messages.result(script.trim_end(), &json!({ "shell": shell, "script": script }))?;
     Ok(0)
 }
 

@@ -22,7 +22,7 @@ use crate::{
 ///
 /// For a VM in the background, or one with "--console unix:PATH" or "pty". It begins with the latest output. Ctrl-A X leaves the
 /// console and the VM runs on; Ctrl-A H shows the keys. It ends with the VM, also when the guest moves away: where it has gone, its
-/// console is that of the VM there. One user at a time has a console.
+/// console is that of the VM there. One user at a time has a console; on a socket the next one waits until the first has left.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  vm run -d --name web\n  vm console web")]
 pub(super) struct Args {

@@ -21,6 +21,6 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     messages.result(
         format_args!("{} goes on", args.vm),
         &json!({ "name": args.vm.to_string(), "status": status["status"] }),
-    );
+    )?;
     Ok(0)
 }

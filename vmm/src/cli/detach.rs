@@ -58,7 +58,7 @@ pub(super) fn start(messages: Messages) -> Result<u8, CliError> {
             _ => Err(CliError::Start("the VM's process ended before its guest ran".into())),
         };
     };
-    tell(&report, messages);
+    tell(&report, messages)?;
     Ok(0)
 }
 
@@ -71,7 +71,7 @@ fn read_report(pipe: impl Read) -> Option<Value> {
     serde_json::from_slice(line.strip_suffix(b"\n")?).ok()
 }
 
-fn tell(report: &Value, messages: Messages) {
+fn tell(report: &Value, messages: Messages) -> Result<(), CliError> {
     let text = |member: &str| report[member].as_str().unwrap_or_default();
     let where_it_is = |what: &str| {
         format!(
@@ -83,11 +83,12 @@ fn tell(report: &Value, messages: Messages) {
     match report["uri"].as_str() {
         // The address is a script's, and so it is alone on stdout.
         Some(uri) => {
-            messages.result(uri, report);
+            messages.result(uri, report)?;
             messages.hint(where_it_is("waits for its guest"));
         }
-        None => messages.result(where_it_is("runs"), report),
+        None => messages.result(where_it_is("runs"), report)?,
     }
+    Ok(())
 }
 
 /// In the second process, whose guest runs: says so, and leaves what it shares with the user. From then on what it says goes to the log.

@@ -49,6 +49,9 @@ pub enum CliError {
     /// The process could not set itself up.
     #[error("cannot set up the process: {0}")]
     Process(#[source] io::Error),
+    /// What the command has to say cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
     /// A file that the user named.
     #[error("cannot {action} {path:?}: {error}")]
     File {

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         Found::File => snapshot_info::describe(&args.what, messages.is_json())
             .map_err(|error| CliError::Start(error.to_string()))?,
     };
-    messages.result(Outline(&value), &value);
+    messages.result(Outline(&value), &value)?;
     Ok(0)
 }
 

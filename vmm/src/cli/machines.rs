@@ -35,11 +35,11 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             members.remove("tables");
             members.remove("cpuid");
         }
-        messages.result(Outline(&shape), &shape);
+        messages.result(Outline(&shape), &shape)?;
         return Ok(0);
     }
     let machines = MachineType::all(&types);
-    messages.result(Table(&machines), &Value::from(machine_list(&machines)));
+    messages.result(Table(&machines), &Value::from(machine_list(&machines)))?;
     Ok(0)
 }
 

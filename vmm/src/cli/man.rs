@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     messages.result(
         format_args!("{} pages are in {}", pages.len(), args.dir.display()),
         &json!({ "dir": args.dir, "pages": pages }),
-    );
+    )?;
     Ok(0)
 }
 

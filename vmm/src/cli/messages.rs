@@ -24,15 +24,19 @@ impl Messages {
         self.json
     }
 
-    /// The result of a command, for stdout.
-    pub(super) fn result(self, text: impl Display, value: &Value) {
+    /// The result of a command, for stdout. A reader that has gone wants no more; a disk that is full has to be told of, for what was
+    /// written is not whole.
+    pub(super) fn result(self, text: impl Display, value: &Value) -> Result<(), CliError> {
         let line = if self.json {
             format!("{value}\n")
         } else {
             format!("{text}\n")
         };
-        // A reader that has gone wants no more.
-        let _ = io::stdout().write_all(line.as_bytes());
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+            _ => Ok(()),
+        }
     }
 
     /// News of a VM in the foreground, for stderr, beside the guest's console.

@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             let uri = absolute(uri).to_string();
             vm.follow(what, "migrate", json!({ "uri": uri }), &mut *watch)?
         }
-        None => vm.follow_under_way("what was watched", &mut *watch)?,
+        None => vm.follow_under_way("what was under way", &mut *watch)?,
     };
     // What somebody else has started took longer than it was watched for.
     let took = state["total-time"]
@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             pauses(&state)
         ),
         &json!({ "name": args.vm.to_string(), "to": to, "seconds": took.as_secs_f64(), "migration": state }),
-    );
+    )?;
     Ok(0)
 }
 

@@ -52,7 +52,7 @@ use messages::Messages;
 
 /// Run, save, restore and move virtual machines.
 #[derive(Debug, Parser)]
-#[command(name = "vm", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "vm", version, after_help = EXIT_CODES)]
 struct Cli {
     /// Say everything in JSON, one object a line.
     #[arg(long, global = true)]
@@ -89,11 +89,17 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let line: Vec<_> = std::env::args_os().collect();
+    let wants_json = line.iter().any(|word| word == "--json");
     let Cli { json, command } = match config::parse(&line) {
         Ok(cli) => cli,
+        Err(Unreadable::CommandLine(error)) if error.use_stderr() && wants_json => {
+            let error = CliError::Usage(error.render().to_string().trim_end().to_owned());
+            Messages::new(true).error(&error);
+            return error.exit_code().into();
+        }
         Err(Unreadable::CommandLine(error)) => error.exit(),
         Err(Unreadable::File(error)) => {
-            Messages::new(line.iter().any(|word| word == "--json")).error(&error);
+            Messages::new(wants_json).error(&error);
             return error.exit_code().into();
         }
     };

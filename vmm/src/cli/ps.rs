@@ -32,7 +32,7 @@ pub(super) fn run(_: &Args, messages: Messages) -> Result<u8, CliError> {
             Err(error) => vms.push(json!({ "name": name.as_str(), "state": "silent", "error": error.to_string() })),
         }
     }
-    messages.result(Table(&vms), &json!(vms));
+    messages.result(Table(&vms), &json!(vms))?;
     Ok(0)
 }
 

@@ -84,7 +84,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             (vm, Answer { text, value: got })
         }
     };
-    messages.result(text, &json!({ "name": vm.to_string(), "result": value }));
+    messages.result(text, &json!({ "name": vm.to_string(), "result": value }))?;
     Ok(0)
 }
 

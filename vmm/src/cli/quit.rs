@@ -32,6 +32,6 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     messages.result(
         format_args!("{} has ended", args.vm),
         &json!({ "name": args.vm.to_string() }),
-    );
+    )?;
     Ok(0)
 }

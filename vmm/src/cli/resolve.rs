@@ -37,6 +37,6 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     messages.result(
         format_args!("{} {done}", args.vm),
         &json!({ "name": args.vm.to_string(), "decision": decision }),
-    );
+    )?;
     Ok(0)
 }

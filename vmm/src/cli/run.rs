@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// An option that is given here too wins. docs/vm.toml, in a package /usr/share/doc/tern/vm.toml, shows every key.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// A kernel: a bzImage, such as /boot/vmlinuz-*, or an ELF file with a PVH or a 64-bit entry.
+    /// A kernel: a bzImage, such as /boot/vmlinuz-*, or a 64-bit ELF file with a PVH note or a 64-bit entry.
     #[arg(long, value_name = "FILE")]
     pub(super) kernel: Option<PathBuf>,
     /// An initial RAM disk for the kernel.

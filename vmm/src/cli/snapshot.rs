@@ -20,7 +20,9 @@ use crate::monitor::place::VmAddress;
 #[command(after_help = "\
 Example:
   vm snapshot web web.tern
-  vm snapshot web web.tern --stop && vm quit web")]
+  vm snapshot web web.tern --stop && vm quit web
+
+The snapshot goes on if this command is interrupted; \"vm info NAME\" shows how it stands.")]
 pub(super) struct Args {
     /// The VM.
     #[arg(value_name = "NAME")]
@@ -72,6 +74,6 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             "seconds": took.as_secs_f64(),
             "migration": state,
         }),
-    );
+    )?;
     Ok(0)
 }

@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         "not-shared": not_shared,
         "notes": common.notes,
     });
-    messages.result(text(spec, &beyond, &not_shared, &common.notes), &value);
+    messages.result(text(spec, &beyond, &not_shared, &common.notes), &value)?;
     Ok(0)
 }
 

@@ -32,6 +32,6 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     };
     let runs = missing.is_empty();
     let value = json!({ "name": args.cpu.to_string(), "runs-here": runs, "missing": places(missing) });
-    messages.result(text, &value);
+    messages.result(text, &value)?;
     Ok(if runs { Exit::Done } else { Exit::Failed }.code())
 }

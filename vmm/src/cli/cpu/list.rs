@@ -35,7 +35,7 @@ pub(super) fn list(accel: &str, messages: Messages) -> Result<u8, CliError> {
         vendor: vendor(&host),
         features: names(host.features()),
     };
-    messages.result(&listing, &listing.json());
+    messages.result(&listing, &listing.json())?;
     Ok(0)
 }
 

@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     };
     let mut value = shown.json();
     value["missing"] = places(missing);
-    messages.result(&shown, &value);
+    messages.result(&shown, &value)?;
     Ok(0)
 }
 

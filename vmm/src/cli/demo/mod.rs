@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             Time(took)
         ),
         &json!({ "step": "done", "pages": pages, "seconds": took.as_secs_f64() }),
-    );
+    )?;
     Ok(0)
 }
 
@@ -110,9 +110,9 @@ impl Demo {
     }
 
     /// Tells what has been done.
-    fn tell(&mut self, text: &str, fields: &Value) {
+    fn tell(&mut self, text: &str, fields: &Value) -> Result<(), CliError> {
         self.steps += 1;
-        self.messages.result(format_args!("{}. {text}", self.steps), fields);
+        self.messages.result(format_args!("{}. {text}", self.steps), fields)
     }
 
     fn boot(&mut self, args: &Args) -> Result<(Guest, u64), CliError> {
@@ -150,7 +150,7 @@ impl Demo {
                 "pages": pages,
                 "first-output-seconds": first.as_secs_f64(),
             }),
-        );
+        )?;
         Ok((guest, pages))
     }
 
@@ -188,13 +188,13 @@ impl Demo {
                 Time::of_micros(pause),
             ),
             &json!({ "step": "snapshot", "seconds": took.as_secs_f64(), "allocated": allocated, "downtime-us": pause }),
-        );
+        )?;
         Ok(file)
     }
 
     fn kill(&mut self, guest: Guest) -> Result<(), CliError> {
         guest.kill()?;
-        self.tell("Killed it (kill -9).", &json!({ "step": "kill" }));
+        self.tell("Killed it (kill -9).", &json!({ "step": "kill" }))?;
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Demo {
                 Time(took),
             ),
             &json!({ "step": "restore", "first-beat-seconds": took.as_secs_f64(), "pages": pages }),
-        );
+        )?;
         Ok(guest)
     }
 
@@ -245,7 +245,7 @@ impl Demo {
                 "transferred": sent.0,
                 "pages": pages,
             }),
-        );
+        )?;
         Ok(target)
     }
 
@@ -255,7 +255,7 @@ impl Demo {
         self.tell(
             "The guest ended itself, and its process with the guest's exit code.",
             &json!({ "step": "end" }),
-        );
+        )?;
         Ok(())
     }
 }

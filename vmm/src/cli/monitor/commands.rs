@@ -179,6 +179,12 @@ pub(super) const COMMANDS: &[Command] = &[
         vm.quietly("stop", json!({}))
     }),
     plain(
+        "system_powerdown",
+        None,
+        "press the power button; a guest that takes notice switches itself off",
+        |vm, _| vm.quietly("system_powerdown", json!({})),
+    ),
+    plain(
         "system_reset",
         None,
         "reset the machine; the guest boots anew",

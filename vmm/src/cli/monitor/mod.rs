@@ -10,7 +10,7 @@ mod words;
 
 use std::io::{IsTerminal, stdin, stdout};
 
-use super::{error::CliError, messages::Messages};
+use super::{error::CliError, follow::Talk, messages::Messages};
 use crate::monitor::place::VmAddress;
 use commands::{Outcome, execute};
 
@@ -44,6 +44,8 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     } else if stdin().is_terminal() && stdout().is_terminal() {
         prompt::converse(&args.vm, messages)?;
     } else {
+        // Without a single command, too, it is said that there is no such VM.
+        Talk::to(&args.vm)?;
         for line in stdin().lines() {
             if !carry_out(&args.vm, &line.map_err(CliError::Process)?, messages)? {
                 break;
@@ -59,7 +61,7 @@ fn carry_out(vm: &VmAddress, line: &str, messages: Messages) -> Result<bool, Cli
         Outcome::Nothing => {}
         Outcome::Said { text, value } => {
             if messages.is_json() || !text.is_empty() {
-                messages.result(text, &value);
+                messages.result(text, &value)?;
             }
         }
         Outcome::Leave => return Ok(false),

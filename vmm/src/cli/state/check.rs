@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         directions: &directions,
         all: args.all,
     };
-    messages.result(text, &value);
+    messages.result(text, &value)?;
     Ok(if breaks { Exit::Failed } else { Exit::Done }.code())
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let (left, right) = (snapshot(&args.left)?, snapshot(&args.right)?);
     let differences = Differences::between(&left, &right);
-    messages.result(&differences, &differences.to_json());
+    messages.result(&differences, &differences.to_json())?;
     Ok(if differences.is_empty() {
         Exit::Done
     } else {

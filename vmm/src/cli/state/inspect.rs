@@ -29,7 +29,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let info = snapshot(&args.file)?;
-    messages.result(Text(&info), &to_json(&info));
+    messages.result(Text(&info), &to_json(&info))?;
     Ok(0)
 }
 

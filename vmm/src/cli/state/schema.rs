@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         None => Descriptions::of_this_program()?,
         Some(machine) => Descriptions::of_machine(machine)?,
     };
-    messages.result(Text(&descriptions), &descriptions.to_json());
+    messages.result(Text(&descriptions), &descriptions.to_json())?;
     Ok(0)
 }
 

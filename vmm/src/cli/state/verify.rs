@@ -35,6 +35,6 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     );
     let value =
         json!({ "file": file, "records": records, "ram-chunks": chunks, "ram-bytes": ram, "boot-payloads": payloads });
-    messages.result(text, &value);
+    messages.result(text, &value)?;
     Ok(0)
 }
