@@ -79,6 +79,27 @@ pub(super) const COMMANDS: &[Command] = &[
     plain("cont", Some("c"), "let the guest go on", |vm, _| {
         vm.quietly("cont", json!({}))
     }),
+    Command {
+        name: "device_add",
+        short: None,
+        arguments: "TYPE[,id=ID][,PROPERTY=VALUE]...",
+        takes: &[Takes::Text],
+        least: 1,
+        help: "plug a device into the machine",
+        run: |vm, arguments| {
+            let arguments = options("driver", arguments[0])?;
+            vm.quietly("device_add", arguments)
+        },
+    },
+    Command {
+        name: "device_del",
+        short: None,
+        arguments: "ID",
+        takes: &[Takes::Text],
+        least: 1,
+        help: "take out a device that was plugged in",
+        run: |vm, arguments| vm.quietly("device_del", json!({ "id": arguments[0] })),
+    },
     plain("exit", None, "leave this prompt; the VM goes on (as Ctrl-D)", |_, _| {
         Ok(Outcome::Leave)
     }),
@@ -124,6 +145,27 @@ pub(super) const COMMANDS: &[Command] = &[
             parameters[arguments[0]] = json_or_text(arguments[1]);
             vm.quietly("migrate-set-parameters", parameters)
         },
+    },
+    Command {
+        name: "object_add",
+        short: None,
+        arguments: "TYPE,id=ID[,PROPERTY=VALUE]...",
+        takes: &[Takes::Text],
+        least: 1,
+        help: "add an object to /objects",
+        run: |vm, arguments| {
+            let arguments = options("qom-type", arguments[0])?;
+            vm.quietly("object-add", arguments)
+        },
+    },
+    Command {
+        name: "object_del",
+        short: None,
+        arguments: "ID",
+        takes: &[Takes::Text],
+        least: 1,
+        help: "take away an object that was added",
+        run: |vm, arguments| vm.quietly("object-del", json!({ "id": arguments[0] })),
     },
     Command {
         name: "qom-get",
@@ -297,6 +339,25 @@ fn parameter(name: &str, value: &Value) -> String {
     format!("{name}: {value}{unit}")
 }
 
+/// `TYPE,NAME=VALUE,...` as the members of a command of QMP, where the type is called `kind`.
+fn options(kind: &str, text: &str) -> Result<Value, CliError> {
+    let mut parts = text.split(',');
+    let mut members = json!({ kind: parts.next().unwrap_or_default() });
+    for part in parts {
+        let Some((name, value)) = part.split_once('=') else {
+            let text = format!("{part:?} in {text:?} is no option; one is NAME=VALUE");
+            return Err(CliError::Usage(text));
+        };
+        // An id is a text, also where it looks like a number.
+        members[name] = if name == "id" {
+            value.into()
+        } else {
+            json_or_text(value)
+        };
+    }
+    Ok(members)
+}
+
 /// The VM, connected to when the first thing is asked of it.
 struct Session<'a> {
     address: &'a VmAddress,
@@ -437,6 +498,7 @@ mod tests {
         unix_socket::PrivateListener,
     };
     use std::sync::Arc;
+    use vmstate::qom::PropertyValue;
 
     /// What comes of lines at a fake VM.
     fn at_a_vm(vm: &Arc<FakeVm>, lines: &[&str]) -> Vec<Result<Outcome, CliError>> {
@@ -468,6 +530,16 @@ mod tests {
     }
 
     #[test]
+    fn options_are_written_as_qemu_has_them() {
+        assert_eq!(
+            options("driver", "mailbox,id=7,iobase=0x2f0,irq=5").expect("options"),
+            json!({ "driver": "mailbox", "id": "7", "iobase": "0x2f0", "irq": 5 })
+        );
+        let error = options("driver", "mailbox,box").expect_err("no value").to_string();
+        assert!(error.contains("\"box\""), "{error}");
+    }
+
+    #[test]
     fn commands_and_their_short_forms_reach_the_vm() {
         let vm = Arc::new(FakeVm::default());
         let lines = [
@@ -478,16 +550,28 @@ mod tests {
             "migrate_cancel",
             "exit",
             "",
+            "device_add d,id=a,on=true",
+            "device_del a",
+            "object_del b",
             "q",
         ];
         let outcomes = at_a_vm(&vm, &lines);
         let asked = vm.asked();
         assert_eq!(asked[..3], [Asked::Stop, Asked::Cont, Asked::Reset]);
         assert_eq!(asked[3..5], [Asked::Migrate("tcp:h:1".into()), Asked::Cancel]);
-        assert!(matches!(asked[5..], [Asked::Quit(_)]), "{asked:?}");
+        let properties = vec![("on".into(), PropertyValue::Bool(true))];
+        assert_eq!(
+            asked[5..8],
+            [
+                Asked::DeviceAdd("d".into(), Some("a".into()), properties),
+                Asked::DeviceDel("a".into()),
+                Asked::ObjectDel("b".into())
+            ]
+        );
+        assert!(matches!(asked[8..], [Asked::Quit(_)]), "{asked:?}");
         assert!(matches!(outcomes[5], Ok(Outcome::Leave)));
         assert!(matches!(outcomes[6], Ok(Outcome::Nothing)));
-        assert!(matches!(outcomes[7], Ok(Outcome::Leave)));
+        assert!(matches!(outcomes[10], Ok(Outcome::Leave)));
     }
 
     #[test]
