@@ -34,9 +34,9 @@ use vmstate::qom::{
 use crate::acpi::generic_event_device::GenericEventDevice;
 use crate::char::{CharSink, Chardev, Serial16550};
 use crate::core::{
-    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, HotplugError, HotplugHandler, IrqSink, MachineClass, MachineEvents,
-    NewDevice, RealizeCtx, RealizeError, Release, SYSTEM_BUS, add_device, realize_device, set_hotplug_handler,
-    unrealize_device,
+    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, Doorbells, HotplugError, HotplugHandler, IrqSink, MachineClass,
+    MachineEvents, NewDevice, RealizeCtx, RealizeError, Release, SYSTEM_BUS, add_device, realize_device,
+    set_hotplug_handler, unrealize_device,
 };
 use crate::memory::{AddressSpace, MemoryRegion, MemorySystem, RamBlock, RegionError};
 
@@ -391,8 +391,10 @@ impl Board {
         new: NewDevice<'_>,
         interrupts: &Arc<dyn IrqSink>,
         events: &Arc<dyn MachineEvents>,
+        doorbells: &Arc<Doorbells>,
     ) -> Result<Arc<Object>, HotplugError> {
-        let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events));
+        let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events))
+            .with_doorbells(doorbells);
         add_device(&self.machine, &self.bus, &self.defaults, new, &mut cx)
     }
 

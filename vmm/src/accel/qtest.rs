@@ -13,7 +13,7 @@ use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_feature::CPU_FEATURES;
 use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpu_state::CpuState;
-use hw::i386::cpuid::CpuidTable;
+use hw::i386::cpuid::{CpuidTable, LEAF_EXTENDED};
 use hw::i386::msr::MsrState;
 use hw::intc::apic::{Apic, ApicState};
 use hw::intc::i8259::{I8259, I8259State};
@@ -177,12 +177,16 @@ struct Platform {
     pit: Obj<I8254>,
 }
 
+/// As wide as the architecture has them: 57 bits of linear addresses, 52 of physical ones.
+const WIDEST_ADDRESSES: u32 = 57 << 8 | 52;
+
 /// A host that has everything.
 fn supported() -> &'static CpuidTable {
     static SUPPORTED: OnceLock<CpuidTable> = OnceLock::new();
     SUPPORTED.get_or_init(|| {
         let mut table = CpuidTable::default();
         CPU_FEATURES.iter().for_each(|feature| table.give(feature));
+        table.entry_mut(LEAF_EXTENDED + 8, 0).eax = WIDEST_ADDRESSES;
         table
     })
 }

@@ -114,7 +114,9 @@ impl Vm {
 
     fn plug(&self, new: NewDevice<'_>) -> Result<Arc<Object>, HotplugError> {
         let events: Arc<dyn MachineEvents> = self.requests.clone();
-        self.board.add_device(new, &self.accelerator.irq_sink(), &events)
+        let accelerator = &self.accelerator;
+        self.board
+            .add_device(new, &accelerator.irq_sink(), &events, accelerator.doorbells())
     }
 
     /// Adds what the recipe says that a user added where the VM comes from.
