@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod compat;
 pub mod guest;
 pub mod kvm;
 pub mod linux;

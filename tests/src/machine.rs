@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use hw::char::CharSink;
 use hw::memory::RamBlock;
+use hw::timer::clock::TscPolicy;
 use migration::ident::ContentHash;
 use migration::schemas::SchemaTable;
 use migration::snapshot::{RestoreError, RestoreOptions, Restored, restore};
@@ -91,6 +92,13 @@ impl Site {
             tsc: Default::default(),
         };
         Self { host, terminal }
+    }
+
+    /// The same place, where a guest is taken whatever speed its TSC has counted at.
+    #[must_use]
+    pub fn tolerating_tsc(mut self) -> Self {
+        self.host.tsc = TscPolicy::Tolerate;
+        self
     }
 
     /// A VM that has booted and runs.

@@ -106,14 +106,18 @@ pub(super) fn loss_of_subsection(subsection: &SubsectionSchema) -> Verdict {
 fn fields(path: &FieldPath, writer: &FieldSchema, reader: &FieldSchema, count_is_kept: bool) -> Verdicts {
     let mut contents = types(path, &writer.wire, &reader.wire);
     apply_ranges(path, writer, reader, &mut contents);
+    let is_lost = contents
+        .iter()
+        .any(|field| matches!(field.verdict, Verdict::DoesNot(_)));
     if let Some(length) = &reader.length
         && !(count_is_kept && writer.length.as_ref() == Some(length))
-        && !contents
-            .iter()
-            .any(|field| matches!(field.verdict, Verdict::DoesNot(_)))
+        && !is_lost
     {
         let condition = Condition::LengthIsField(length.clone());
         contents.extend(one(path, Verdict::LoadsOnlyIf(condition)));
+    }
+    if reader.must_equal.is_some() && writer.must_equal.is_none() && !is_lost {
+        contents.extend(one(path, Verdict::LoadsOnlyIf(Condition::AsConfigured)));
     }
     match (writer.may_be_absent, reader.is_dispensable()) {
         (false, _) => contents,

@@ -48,6 +48,9 @@ pub enum Condition {
         /// The greatest that fits.
         most: i128,
     },
+    /// It is what the machine that loads it is configured for; the writer lets it be something else.
+    #[error("it is as the reader's machine is configured")]
+    AsConfigured,
     /// It has as many elements as another field says.
     #[error("it has as many elements as `{0}` says")]
     LengthIsField(Name),
@@ -84,8 +87,8 @@ impl Condition {
             }
             Self::LengthAtMost(most) => length.is_some_and(|length| length <= u64::from(*most)),
             Self::LengthIs(exact) => length == Some(u64::from(*exact)),
-            // Only the struct around it can tell.
-            Self::LengthIsField(_) => true,
+            // Only the struct around it can tell, or the machine.
+            Self::LengthIsField(_) | Self::AsConfigured => true,
             Self::NoneOf(lost) => matches!(value, Value::Enum(variant) if !lost.contains(variant)),
         }
     }

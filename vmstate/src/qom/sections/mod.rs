@@ -22,7 +22,7 @@ use super::{Object, StateBinding};
 use crate::state::{Schema, Section};
 
 pub use load::{IncomingSection, LoadTreeError, SectionFault, load_tree};
-pub use moves::Move;
+pub use moves::{Move, whereabouts};
 pub use save::{SaveTreeError, save_tree};
 
 /// The description of one section that a tree has.

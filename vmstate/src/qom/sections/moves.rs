@@ -21,7 +21,7 @@ impl Move {
 
 /// Where an object may be now that was at `path`: after one move, after another one of that, and so on. None is followed
 /// twice.
-pub(super) fn whereabouts<'a>(path: &str, moves: &'a [Move]) -> impl Iterator<Item = String> + 'a {
+pub fn whereabouts<'a>(path: &str, moves: &'a [Move]) -> impl Iterator<Item = String> + 'a {
     let mut left: Vec<_> = moves.iter().collect();
     let mut path = path.to_owned();
     std::iter::from_fn(move || {

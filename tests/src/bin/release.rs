@@ -1,0 +1,52 @@
+//! `tools/release` calls this: leaves behind what the suite of state compatibility keeps of a release.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::{env, fs, io};
+
+use tern_tests::compat::lock::SchemaFile;
+use tern_tests::compat::releases::Releases;
+use tern_tests::compat::{corpus, machine};
+
+fn main() -> ExitCode {
+    let args: Vec<_> = env::args().skip(1).collect();
+    let [version, commit] = args.as_slice() else {
+        eprintln!("usage: release VERSION COMMIT");
+        return ExitCode::from(2);
+    };
+    match release(version, commit) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("release: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes the folder under another name first, so that a release that fails leaves none.
+fn release(version: &str, commit: &str) -> Result<(), String> {
+    let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("compat");
+    let failed = |error: io::Error| format!("{}: {error}", compat.display());
+    fs::create_dir_all(&compat).map_err(failed)?;
+    let mut releases = Releases::read(&compat)?;
+    let folder = compat.join(version);
+    if folder.exists() {
+        return Err(format!("{} is there already", folder.display()));
+    }
+    let partial = tempfile::tempdir_in(&compat).map_err(failed)?;
+    let machines = machine::all();
+    for machine in &machines {
+        let schemas = SchemaFile {
+            tern: version.to_owned(),
+            machine: machine.clone(),
+            sections: machine::schemas(machine),
+        };
+        let file = partial.path().join(SchemaFile::name(machine));
+        fs::write(file, schemas.to_text()).map_err(failed)?;
+    }
+    corpus::make(&partial.path().join(corpus::FOLDER), true);
+    fs::rename(partial.keep(), &folder).map_err(failed)?;
+    let release = releases.add(version, commit, &machines)?;
+    println!("{}: {} files", folder.display(), release.files);
+    Ok(())
+}

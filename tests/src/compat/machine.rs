@@ -1,0 +1,111 @@
+//! A machine with everything on it that can have state, and a kernel that takes no room.
+
+use std::sync::Arc;
+
+use hw::core::{DeviceClass, MachineType};
+use migration::vm::SourceVm;
+use vmm::vm::{Vm, VmSpec};
+use vmstate::qom::sections::SectionSchema;
+use vmstate::qom::{PropertyValue, StateDecl, TypeTable, UserCreatable};
+
+use crate::machine::{Machine, Site};
+
+/// The least memory that a machine takes.
+pub const MEMORY: u64 = 4 << 20;
+
+/// All machines of this program that can be made, sorted.
+#[must_use]
+pub fn all() -> Vec<String> {
+    let machines = MachineType::all(&types());
+    let mut names: Vec<_> = machines.iter().map(|machine| machine.name.to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// All types of this program that have a description of state, sorted.
+#[must_use]
+pub fn described_types() -> Vec<&'static str> {
+    let types = types();
+    let described = types
+        .infos()
+        .filter(|info| matches!(info.state, StateDecl::Described(_)));
+    described.map(|info| info.name).collect()
+}
+
+fn types() -> Arc<TypeTable> {
+    TypeTable::gathered().expect("the types fit together")
+}
+
+/// An ELF file of the least size that a machine boots: one that stands still.
+#[must_use]
+pub fn least_kernel() -> Vec<u8> {
+    /// CLI, HLT, and back to it.
+    const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfc];
+    const ENTRY: u64 = 1 << 20;
+    let headers = 64 + 56;
+    let mut file = vec![0; 64];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    file[24..32].copy_from_slice(&ENTRY.to_le_bytes());
+    file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
+    file.extend([1_u32, 5].iter().flat_map(|word| word.to_le_bytes()));
+    for number in [headers, ENTRY, ENTRY, 4, 4, 4096_u64] {
+        file.extend(number.to_le_bytes());
+    }
+    file.extend(CODE);
+    file
+}
+
+/// What has to be set of a device that has its default place on the machine already.
+const ELSEWHERE: &[(&str, &[(&str, &str)])] = &[("serial16550", &[("iobase", "0x2f8"), ("irq", "7")])];
+
+/// Has `vm` get one of everything that a user can add to it.
+///
+/// # Panics
+///
+/// If something cannot be added.
+pub fn add_everything(vm: &Vm) {
+    let types = types();
+    for name in types.names() {
+        let class = types.class(name).expect("the table has it");
+        if !class.is_concrete() {
+            continue;
+        }
+        if class.data::<DeviceClass>().is_some_and(DeviceClass::is_hotpluggable) {
+            let place = ELSEWHERE.iter().find(|(device, _)| *device == name);
+            let properties = place.into_iter().flat_map(|(_, properties)| *properties);
+            let properties = properties.map(|(name, value)| ((*name).to_owned(), PropertyValue::from(*value)));
+            let added = vm.add_device(name, Some(&format!("a-{name}")), properties.collect());
+            added.unwrap_or_else(|error| panic!("{name}: {error}"));
+        } else if class.is_a(UserCreatable::TYPE) {
+            let added = vm.add_object(name, &format!("a-{name}"), Vec::new());
+            added.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}
+
+/// A machine without processors that run, with `cpus` of them and one of everything that can be added, stopped.
+///
+/// # Panics
+///
+/// If it cannot be made.
+#[must_use]
+#[track_caller]
+pub fn full(machine: &str, cpus: u32) -> Machine {
+    let kernel = least_kernel();
+    let mut spec = VmSpec::new(machine, "");
+    (spec.machine, spec.cpus, spec.memory) = (machine.to_owned(), cpus, MEMORY);
+    spec.boot.kernel = &kernel;
+    let machine = Site::new("qtest").boot(&spec);
+    add_everything(&machine.vm);
+    machine.vm.stop().expect("it stops");
+    machine
+}
+
+/// What a machine with everything on it and one processor saves, as it is today.
+#[must_use]
+#[track_caller]
+pub fn schemas(machine: &str) -> Vec<SectionSchema> {
+    full(machine, 1).vm.schemas()
+}

@@ -1,0 +1,341 @@
+//! What was released is held against this program: nothing of it has changed, and state goes there and comes from there.
+
+use std::io::Write as _;
+use std::process::Command;
+
+use serde_json::json;
+use tern_tests::compat::lock::{Break, Direction, SchemaFile, breaks};
+use tern_tests::compat::machine;
+use tern_tests::compat::releases::{Releases, ever_listed};
+use vmstate::qom::sections::{Move, SectionSchema};
+use vmstate::state::{Description, FieldSchema, SubsectionSchema, Value, WireType};
+
+/// The machine of the tests of the lock itself.
+const MACHINE: &str = "microvm-1.0";
+const SERIAL: &str = "serial16550";
+
+/// Descriptions that have taken a step after which older releases do not load them any more, and why rolling back was given up.
+/// Without an entry here, what this program saves of a released machine loads in that release.
+const ONE_WAY: &[(&str, &str)] = &[];
+
+fn today(machine: &str) -> SchemaFile {
+    SchemaFile {
+        tern: "here".to_owned(),
+        machine: machine.to_owned(),
+        sections: machine::schemas(machine),
+    }
+}
+
+fn is_one_way(found: &Break) -> bool {
+    found.direction == Direction::Back && ONE_WAY.iter().any(|(description, _)| *description == found.description)
+}
+
+#[test]
+fn nothing_that_was_released_has_changed_since() {
+    let releases = Releases::of_this_repository();
+    let changes = releases.changes().expect("readable folders");
+    assert!(
+        changes.is_empty(),
+        "what was released never changes (restore it with git; what is new comes with a new release, by tools/release):\n{}",
+        changes.join("\n")
+    );
+}
+
+/// The list itself cannot show that it has become shorter; its history can.
+#[test]
+fn no_release_is_ever_taken_off_the_list() {
+    let log = Command::new("git")
+        .args(["log", "--format=", "--patch", "--", "compat/releases.toml"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let Some(log) = log.ok().filter(|log| log.status.success()) else {
+        // Past the capture of the test harness, which would hide it.
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT RUN: no_release_is_ever_taken_off_the_list: there is no git history here"
+        );
+        return;
+    };
+    let releases = Releases::of_this_repository();
+    for (version, sums) in ever_listed(&String::from_utf8_lossy(&log.stdout)) {
+        let is_listed = releases
+            .iter()
+            .any(|release| release.version == version && release.sums == sums);
+        assert!(is_listed, "{version} was released, and is not on the list as it was");
+    }
+}
+
+#[test]
+fn every_release_has_the_schemas_of_each_of_its_machines_and_no_machine_is_ever_dropped() {
+    let releases = Releases::of_this_repository();
+    let here = machine::all();
+    for release in releases.iter() {
+        assert!(!release.machines.is_empty(), "{} has no machine", release.version);
+        assert!(
+            release.commit.len() == 40 && release.commit.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            "{} names no commit: {}",
+            release.version,
+            release.commit
+        );
+        for machine in &release.machines {
+            let file = releases.folder_of(release).join(SchemaFile::name(machine));
+            let schemas = SchemaFile::read(&file).unwrap_or_else(|why| panic!("{why}"));
+            assert_eq!((&schemas.tern, &schemas.machine), (&release.version, machine));
+            assert!(
+                schemas.sections.len() >= 10,
+                "{} describes next to nothing",
+                file.display()
+            );
+            assert!(
+                here.contains(machine),
+                "{} has {machine}, and this program has not",
+                release.version
+            );
+        }
+    }
+}
+
+#[test]
+fn what_every_release_saved_loads_here_and_what_is_saved_here_loads_there() {
+    let releases = Releases::of_this_repository();
+    let mut found = Vec::new();
+    for release in releases.iter() {
+        for machine in &release.machines {
+            let file = releases.folder_of(release).join(SchemaFile::name(machine));
+            let released = SchemaFile::read(&file).unwrap_or_else(|why| panic!("{why}"));
+            let moves = machine::full(machine, 1).vm.board().moves();
+            found.extend(breaks(&released, &today(machine), moves));
+        }
+    }
+    for (description, why) in ONE_WAY {
+        assert!(
+            found
+                .iter()
+                .any(|found| is_one_way(found) && found.description == *description),
+            "{description} ({why}) loads in every release: its entry in ONE_WAY is to go"
+        );
+    }
+    found.retain(|found| !is_one_way(found));
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert!(found.is_empty(), "{} breaks\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn every_description_of_this_program_is_one_that_some_machine_saves() {
+    let mut saved = Vec::new();
+    for machine in machine::all() {
+        saved.extend(
+            machine::schemas(&machine)
+                .into_iter()
+                .map(|section| section.description),
+        );
+    }
+    for described in machine::described_types() {
+        assert!(
+            saved.iter().any(|saved| saved == described),
+            "no machine of the suite has a {described}, so that nothing watches its state: tests/src/compat/machine.rs \
+             adds what users can add"
+        );
+    }
+}
+
+#[test]
+fn a_schema_file_reads_back_as_it_was_written_and_is_refused_if_it_is_something_else() {
+    let here = today(MACHINE);
+    assert_eq!(SchemaFile::from_text(&here.to_text()), Ok(here));
+    for (text, why) in [
+        ("{", "EOF"),
+        ("{}", "it has no sections"),
+        ("{\"sections\": []}", "it has no text \"tern\""),
+    ] {
+        let error = SchemaFile::from_text(text).expect_err(text);
+        assert!(error.contains(why), "{text}: {error}");
+    }
+    let half = json!({ "sections": [{ "path": "/a", "description": "a", "schema": { "name": "a" } }] });
+    assert!(SchemaFile::from_text(&half.to_string()).is_err());
+}
+
+fn is_users(section: &SectionSchema) -> bool {
+    section.path.starts_with("/machine/peripheral/")
+}
+
+/// What an imagined release saves of a machine to which nobody has added anything.
+fn bare() -> SchemaFile {
+    let mut bare = SchemaFile {
+        tern: "0.1.0".to_owned(),
+        ..today(MACHINE)
+    };
+    bare.sections.retain(|section| !is_users(section));
+    bare
+}
+
+/// What the lock says where the description of the serial port was changed after a release.
+fn after_a_change(change: impl Fn(&mut Description)) -> Vec<Break> {
+    let released = bare();
+    let mut here = released.clone();
+    let serial = here.sections.iter_mut().find(|section| section.description == SERIAL);
+    let serial = serial.expect("the machine has one");
+    let mut description = serial.schema.clone().into_description();
+    change(&mut description);
+    serial.schema = description.check().expect("legal");
+    breaks(&released, &here, &[])
+}
+
+#[track_caller]
+fn assert_told(breaks: &[Break], wanted: &[(Direction, &str, &str, &str)]) {
+    assert_eq!(breaks.len(), wanted.len(), "{breaks:#?}");
+    for (found, (direction, field, verdict, remedy)) in breaks.iter().zip(wanted) {
+        assert_eq!((found.direction, found.field.as_str()), (*direction, *field));
+        assert!(
+            found.verdict.contains(verdict) && found.remedy.contains(remedy),
+            "{found}"
+        );
+        let said = found.to_string();
+        assert!(
+            said.contains("/machine/serial0 (serial16550)") && said.contains("0.1.0") && said.contains("remedy: "),
+            "{said}"
+        );
+    }
+}
+
+const LOST: &str = "the reader does not know it, and it would be lost";
+
+#[test]
+fn what_has_not_changed_breaks_nothing() {
+    assert_eq!(after_a_change(|_| {}), []);
+    assert_eq!(after_a_change(|serial| serial.fields.reverse()), []);
+}
+
+#[test]
+fn a_break_is_told_with_the_release_the_field_the_difference_and_the_remedy() {
+    use Direction::{Back, Forward};
+    let field = |name| FieldSchema::new(name, WireType::U8);
+    let renamed = after_a_change(|serial| serial.fields[0].name = "interrupts".into());
+    assert_told(
+        &renamed,
+        &[
+            (
+                Forward,
+                "interrupts",
+                "the reader has no default for it",
+                "`since` and a `default`",
+            ),
+            (Forward, "ier", LOST, "name = "),
+            (Back, "ier", "the reader has no default for it", "keep the field"),
+            (Back, "interrupts", LOST, "has_subsection"),
+        ],
+    );
+    let added = after_a_change(|serial| serial.fields.push(field("extra")));
+    assert_told(
+        &added,
+        &[
+            (
+                Forward,
+                "extra",
+                "the reader has no default for it",
+                "`since` and a `default`",
+            ),
+            (Back, "extra", LOST, "has_subsection"),
+        ],
+    );
+    let stepped = after_a_change(|serial| {
+        serial.version = 2;
+        serial.fields.push(FieldSchema {
+            since: 2,
+            default: Some(Value::Uint(0)),
+            ..field("extra")
+        });
+    });
+    assert_told(&stepped, &[(Back, ".", "it is of version 2", "ONE_WAY")]);
+    let oldest = after_a_change(|serial| (serial.version, serial.minimum_version) = (2, 2));
+    assert_eq!((oldest[0].direction, oldest.len()), (Forward, 2));
+    assert!(oldest[0].remedy.contains("minimum_version"), "{}", oldest[0]);
+    let retyped = after_a_change(|serial| serial.fields[0].wire = WireType::I8);
+    assert_told(
+        &retyped,
+        &[
+            (Forward, "ier", "the writer's u8 is no i8", "new name"),
+            (Back, "ier", "the writer's i8 is no u8", "new name"),
+        ],
+    );
+}
+
+#[test]
+fn a_condition_is_a_break_too_since_some_guest_will_not_meet_it() {
+    use Direction::{Back, Forward};
+    let narrowed = after_a_change(|serial| serial.fields[0].range = Some((0, 15)));
+    assert_told(
+        &narrowed,
+        &[(Forward, "ier", "between 0 and 15", "all that the release could save")],
+    );
+    let widened = after_a_change(|serial| serial.fields[0].wire = WireType::U16);
+    assert_told(
+        &widened,
+        &[(
+            Back,
+            "ier",
+            "between 0 and 255",
+            "this version of the machine is released",
+        )],
+    );
+    let by_need = after_a_change(|serial| {
+        serial.subsections.push(SubsectionSchema {
+            name: "extra".into(),
+            optional: true,
+            schema: Description::new("extra").check().expect("legal"),
+        });
+    });
+    assert_told(&by_need, &[(Back, "extra", "nothing is sent in it", "has_subsection")]);
+}
+
+#[test]
+fn an_object_that_goes_comes_or_moves_is_a_break() {
+    let released = bare();
+    let is_serial = |section: &SectionSchema| section.description == SERIAL;
+    let mut without = released.clone();
+    without.sections.retain(|section| !is_serial(section));
+    let gone = breaks(&released, &without, &[]);
+    assert_told_once(&gone, Direction::Forward, "there is no such state any more");
+    let come = breaks(&without, &released, &[]);
+    let directions: Vec<_> = come.iter().map(|found| found.direction).collect();
+    assert_eq!(directions, [Direction::Forward, Direction::Back]);
+    assert!(
+        come.iter()
+            .all(|found| found.remedy.contains("new version of the machine"))
+    );
+
+    let mut moved = released.clone();
+    let serial = moved.sections.iter_mut().find(|section| is_serial(section));
+    "/machine/isa/serial0".clone_into(&mut serial.expect("it has one").path);
+    let undeclared = breaks(&released, &moved, &[]);
+    assert!(undeclared[0].remedy.contains("formerly"), "{}", undeclared[0]);
+    let declared = [Move {
+        now: "/machine/isa/serial0",
+        formerly: "/machine/serial0",
+    }];
+    assert_told_once(
+        &breaks(&released, &moved, &declared),
+        Direction::Back,
+        "has the object there",
+    );
+}
+
+#[track_caller]
+fn assert_told_once(breaks: &[Break], direction: Direction, verdict: &str) {
+    assert_eq!(breaks.len(), 1, "{breaks:#?}");
+    assert_eq!(breaks[0].direction, direction);
+    assert!(breaks[0].verdict.contains(verdict), "{}", breaks[0]);
+}
+
+#[test]
+fn a_device_of_a_users_that_a_release_did_not_have_is_no_break() {
+    let (here, released) = (today(MACHINE), bare());
+    let added = here.sections.len() - released.sections.len();
+    assert!(added >= 2, "the machine has one of everything");
+    assert_eq!(breaks(&released, &here, &[]), []);
+    assert_eq!(
+        breaks(&here, &released, &[]).len(),
+        added,
+        "but what it had has to stay"
+    );
+}
