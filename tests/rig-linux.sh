@@ -7,8 +7,8 @@
 #   tests/rig-linux.sh VM KERNEL INITRD           checks these
 #   tests/rig-linux.sh --here VM KERNEL INITRD    the same checks on this machine's own /dev/kvm
 #
-# CHECKS=REGEX picks checks by name. GUEST_KERNEL and HOST_KERNEL choose other packages of Debian's than the one of its release
-# (linux-image-6.12.*-amd64 from its backports). The exit status is 0 if all went well.
+# CHECKS=REGEX picks checks by name, TIMES=N does each N times. GUEST_KERNEL and HOST_KERNEL choose other packages of Debian's
+# than the one of its release (linux-image-6.12.*-amd64 from its backports). The exit status is 0 if all went well.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source-path=SCRIPTDIR

@@ -1,7 +1,7 @@
 # What the checks with `vm` on the emulated machine (tools/rig) have in common; for bash, to be sourced.
 #
 # Who sources it sets `vm` (the program), `checks` (function calls, each one check) and `bad` (what no line of a guest may
-# match), and calls run_at.
+# match), and calls run_at. Who runs it may set CHECKS (a regular expression: checks by name) and TIMES (how often each is done).
 
 # Seconds that one line of a guest may take: far more than it does, because everything is emulated there.
 patience=300
@@ -34,11 +34,19 @@ await() {
 	while IFS= read -r -t "$patience" line <&"${console[$1]}"; do
 		line=${line%$'\r'}
 		echo "$line" >>"$1.transcript"
-		[[ ! $line =~ $bad ]] || die "guest $1: $line"
+		[[ ! $line =~ $bad ]] || complains "$1"
 		[[ $line =~ $2 ]] && return
 	done
 	tail -n 5 "$1.transcript" "$1.said" >&2 || true
 	die "guest $1 did not say '$2'"
+}
+
+# complains NAME: the end, with what the guest says for a while after $line: a kernel's registers, its stacks
+complains() {
+	local complaint=$line more=100
+	echo "$line" >&2
+	while ((more-- > 0)) && IFS= read -r -t 20 line <&"${console[$1]}"; do echo "${line%$'\r'}" >&2; done
+	die "guest $1: $complaint"
 }
 
 # A command of vm that ends by itself.
@@ -57,7 +65,7 @@ verify() {
 ends() {
 	local status=0
 	while IFS= read -r -t "$patience" line <&"${console[$1]}"; do
-		[[ ! $line =~ $bad ]] || die "guest $1: $line"
+		[[ ! $line =~ $bad ]] || complains "$1"
 	done
 	wait "${pid[$1]}" || status=$?
 	[ "$status" = "${2:-0}" ] || { cat "$1.said" >&2; die "$1 ended with status $status, not ${2:-0}"; }
@@ -85,8 +93,12 @@ moves() {
 
 # Does the checks that are not in the file $ledger yet, and enters there those that it has done.
 run_checks() {
-	local check folder rc began
-	for check in "${checks[@]}"; do
+	local check folder rc began round all=()
+	for ((round = 1; round <= ${TIMES:-1}; round++)); do
+		# The number is one more argument, which no check looks at.
+		for check in "${checks[@]}"; do all+=("$check${TIMES:+ #$round}"); done
+	done
+	for check in "${all[@]}"; do
 		[[ $check =~ ${CHECKS:-.} ]] || continue
 		! grep -qx "[a-zA-Z]*: $check" "$ledger" || continue
 		echo "== $check"
@@ -131,12 +143,13 @@ run_at() {
 	if [ "$where" = here ]; then
 		run_checks
 	else
-		# QEMU's emulation of SVM with several processors is not free of defects, and now and then the kernel on the emulated
-		# machine comes to a stop. Then what has not been checked yet is checked on a new one.
+		# QEMU's emulation of SVM with several processors is not free of defects, old versions' least of all (see tools/rig),
+		# and now and then the kernel on the emulated machine comes to a stop. Then what has not been checked yet is checked
+		# on a new one.
 		for boot in 1 2 3 4; do
 			rc=0
 			tools/rig --cpus 2 --kernel "${HOST_KERNEL:-}" --timeout 3600 --share "$results" -- \
-				env CHECKS="${CHECKS:-}" LEDGER="$ledger" "$1" --inside "${@:2}" || rc=$?
+				env CHECKS="${CHECKS:-}" TIMES="${TIMES:-}" LEDGER="$ledger" "$1" --inside "${@:2}" || rc=$?
 			# The rig's own statuses.
 			[[ $rc = 124 || $rc = 125 ]] || break
 			echo "the emulated machine has not come to the end (status $rc, boot $boot)" >&2
