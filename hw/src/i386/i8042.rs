@@ -33,11 +33,19 @@ const OUTPUT_NOT_RESET: u8 = 1 << 0;
 pub(super) mod command {
     pub const READ_CONTROL: u8 = 0x20;
     pub const WRITE_CONTROL: u8 = 0x60;
+    pub const TEST_AUXILIARY: u8 = 0xa9;
     pub const SELF_TEST: u8 = 0xaa;
+    pub const TEST_KEYBOARD: u8 = 0xab;
     pub const READ_OUTPUT: u8 = 0xd0;
     pub const WRITE_OUTPUT: u8 = 0xd1;
+    pub const LOOP_AUXILIARY: u8 = 0xd3;
     pub const PULSE_RESET: u8 = 0xfe;
 }
+
+/// Answer to a test of a port: nothing is wrong with its lines.
+const LINES_ARE_FINE: u8 = 0x00;
+/// Answer to a test of a port: its clock line does not move.
+const CLOCK_IS_LOW: u8 = 0x01;
 
 /// All that the guest can change in the controller.
 #[derive(VmState, Clone, Debug, PartialEq)]
@@ -117,6 +125,8 @@ impl I8042 {
                     self.reset_machine();
                 }
             }
+            // There is no auxiliary port, by which it would come back: it comes without the mark of that.
+            command::LOOP_AUXILIARY => state.answer(value),
             // Bytes for a keyboard that is not there.
             _ => {}
         }
@@ -129,7 +139,9 @@ impl I8042 {
             command::READ_CONTROL => state.answer(state.control),
             command::READ_OUTPUT => state.answer(state.output),
             command::SELF_TEST => state.answer(0x55),
-            command::WRITE_CONTROL | command::WRITE_OUTPUT => state.command = value,
+            command::TEST_KEYBOARD => state.answer(LINES_ARE_FINE),
+            command::TEST_AUXILIARY => state.answer(CLOCK_IS_LOW),
+            command::WRITE_CONTROL | command::WRITE_OUTPUT | command::LOOP_AUXILIARY => state.command = value,
             command::PULSE_RESET => self.reset_machine(),
             _ => {}
         }
@@ -232,6 +244,26 @@ mod tests {
         bench.outb(0x64, 0xaa);
         assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, STATUS_OUTPUT_FULL);
         assert_eq!(bench.inb(0x60), 0x55);
+        assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, 0);
+    }
+
+    /// A driver waits half a second for each answer that does not come, with interrupts off.
+    #[test]
+    fn who_looks_for_an_auxiliary_port_is_told_at_once_that_there_is_none() {
+        const STATUS_AUXILIARY: u8 = 1 << 5;
+        let bench: Bench<I8042> = Bench::realized();
+        bench.outb(0x64, command::LOOP_AUXILIARY);
+        assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, 0);
+        bench.outb(0x60, 0xa5);
+        assert_eq!(
+            bench.inb(0x64) & (STATUS_OUTPUT_FULL | STATUS_AUXILIARY),
+            STATUS_OUTPUT_FULL
+        );
+        bench.outb(0x64, command::TEST_AUXILIARY);
+        assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, STATUS_OUTPUT_FULL);
+        assert_eq!(bench.inb(0x60), CLOCK_IS_LOW);
+        bench.outb(0x64, command::TEST_KEYBOARD);
+        assert_eq!(bench.inb(0x60), LINES_ARE_FINE);
         assert_eq!(bench.inb(0x64) & STATUS_OUTPUT_FULL, 0);
     }
 
