@@ -11,6 +11,7 @@
 
 pub mod binary;
 pub mod compat;
+pub mod fuzz;
 pub mod guest;
 pub mod kvm;
 pub mod linux;

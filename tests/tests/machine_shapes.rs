@@ -4,44 +4,26 @@
 //! the older ones switch it off in their `compat`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tern_tests::compat::machine::{shape, shape_file};
+use tern_tests::compat::releases::Releases;
 use tern_tests::process::Scratch;
 
-/// Machines of releases: release, machine and file.
-fn released() -> Vec<(String, String, PathBuf)> {
-    let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("compat");
+/// Machines of releases: release, machine and its shape then.
+fn released() -> Vec<(String, String, Value)> {
+    let releases = Releases::of_this_repository();
     let mut released = Vec::new();
-    for release in fs::read_dir(&compat)
-        .expect("releases")
-        .flatten()
-        .filter(|entry| entry.path().is_dir())
-    {
-        let mut machines = 0;
-        for file in fs::read_dir(release.path()).expect("a folder").flatten() {
-            let name = file.file_name().into_string().expect("UTF-8");
-            let Some(machine) = name
-                .strip_prefix("machine-")
-                .and_then(|name| name.strip_suffix(".json"))
-            else {
-                continue;
-            };
-            machines += 1;
-            released.push((
-                release.file_name().into_string().expect("UTF-8"),
-                machine.to_owned(),
-                file.path(),
-            ));
+    for release in releases.iter() {
+        assert!(!release.machines.is_empty(), "{} has no machine", release.version);
+        for machine in &release.machines {
+            let file = releases.folder_of(release).join(shape_file(machine));
+            let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            let shape = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            released.push((release.version.clone(), machine.clone(), shape));
         }
-        assert!(machines > 0, "{:?} has no machine-*.json", release.path());
     }
-    assert!(!released.is_empty(), "{} holds no release", compat.display());
     released
-}
-
-fn today(home: &Scratch, machine: &str) -> Value {
-    serde_json::from_str(&home.vm_ok(&["machines", machine, "--json"])).expect("JSON")
 }
 
 /// Where two values differ, with what was there and what is.
@@ -76,10 +58,8 @@ fn changes(was: &Value, is: &Value) -> Vec<String> {
 
 #[test]
 fn a_released_machine_is_for_guests_what_it_was() {
-    let home = Scratch::new();
-    for (release, machine, file) in released() {
-        let was: Value = serde_json::from_str(&fs::read_to_string(&file).expect("readable")).expect("JSON");
-        let changes = changes(&was, &today(&home, &machine));
+    for (release, machine, was) in released() {
+        let changes = changes(&was, &shape(&machine));
         assert!(
             changes.is_empty(),
             "{machine} is not what it was in {release}:\n  {}\nIt is released, so it stays: bring what is new with a new version of the \
@@ -91,8 +71,7 @@ fn a_released_machine_is_for_guests_what_it_was() {
 
 #[test]
 fn a_change_is_found_and_named_whatever_it_is() {
-    let home = Scratch::new();
-    let machine = today(&home, "microvm-1.0");
+    let machine = shape("microvm-1.0");
     assert!(changes(&machine, &machine).is_empty());
     for (pointer, new) in [
         ("/memory/0xfec00000-0xfec00fff", json!("something else")),
@@ -132,8 +111,7 @@ fn a_change_is_found_and_named_whatever_it_is() {
 #[test]
 fn what_a_release_did_not_have_says_that_it_came_later() {
     let home = Scratch::new();
-    for (release, machine, file) in released() {
-        let was: Value = serde_json::from_str(&fs::read_to_string(&file).expect("readable")).expect("JSON");
+    for (release, machine, was) in released() {
         assert_eq!(was["machine"], machine.as_str());
         let since = was["since"].as_str().expect("a release");
         let run = |compat: &str| home.vm(&["run", "--machine", &machine, "--compat", compat, "--accel", "none"]);

@@ -43,6 +43,8 @@ fn release(version: &str, commit: &str) -> Result<(), String> {
         };
         let file = partial.path().join(SchemaFile::name(machine));
         fs::write(file, schemas.to_text()).map_err(failed)?;
+        let file = partial.path().join(machine::shape_file(machine));
+        fs::write(file, format!("{:#}\n", machine::shape(machine))).map_err(failed)?;
     }
     corpus::make(&partial.path().join(corpus::FOLDER), true);
     fs::rename(partial.keep(), &folder).map_err(failed)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hw::core::{DeviceClass, MachineType};
 use migration::vm::SourceVm;
+use serde_json::Value;
 use vmm::vm::{Vm, VmSpec};
 use vmstate::qom::sections::SectionSchema;
 use vmstate::qom::{PropertyValue, StateDecl, TypeTable, UserCreatable};
@@ -108,4 +109,22 @@ pub fn full(machine: &str, cpus: u32) -> Machine {
 #[track_caller]
 pub fn schemas(machine: &str) -> Vec<SectionSchema> {
     full(machine, 1).vm.schemas()
+}
+
+/// What a guest sees of the machine today.
+///
+/// # Panics
+///
+/// If there is no such machine.
+#[must_use]
+pub fn shape(name: &str) -> Value {
+    let types = TypeTable::gathered().expect("sound types");
+    let machine = MachineType::find(&types, name).unwrap_or_else(|| panic!("there is no machine {name}"));
+    vmm::vm::shape(&types, machine.name, machine.class.since).expect("it can be made")
+}
+
+/// The file in a release's folder that has the shape of a machine.
+#[must_use]
+pub fn shape_file(machine: &str) -> String {
+    format!("machine-{machine}.json")
 }
