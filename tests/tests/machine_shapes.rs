@@ -74,7 +74,7 @@ fn a_change_is_found_and_named_whatever_it_is() {
     let machine = shape("microvm-1.0");
     assert!(changes(&machine, &machine).is_empty());
     for (pointer, new) in [
-        ("/memory/0xfec00000-0xfec00fff", json!("something else")),
+        ("/memory/0xfea00000-0xfea00003", json!("something else")),
         ("/io/0x3f8-0x3ff", Value::Null),
         ("/objects/~1machine~1pvpanic/properties/events", json!("7")),
         ("/objects/~1machine~1rtc/type", json!("mc146818")),

@@ -96,9 +96,9 @@ mod tests {
 
     #[test]
     fn commands_and_subjects_are_completed() {
-        assert_eq!(offered("sys"), (0, vec!["system_reset".to_owned()]));
+        assert_eq!(offered("system_r"), (0, vec!["system_reset".to_owned()]));
         assert_eq!(offered("info st"), (5, vec!["status".to_owned()]));
-        assert_eq!(offered("help system"), (5, vec!["system_reset".to_owned()]));
+        assert_eq!(offered("help system_r"), (5, vec!["system_reset".to_owned()]));
         assert_eq!(offered("migrate -d u"), (11, vec!["unix:".to_owned()]));
         assert_eq!(offered("").1.len(), COMMANDS.len());
         assert_eq!(offered("fly "), (4, vec![]), "nobody knows what it takes");
