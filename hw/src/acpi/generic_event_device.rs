@@ -9,8 +9,8 @@ use vmstate::VmState;
 use vmstate::qom::{Class, Config, Obj, Object};
 
 use crate::core::{
-    DeviceClass, DeviceImpl, DeviceRegion, IrqLine, MachineEvents, Mapping, RealizeCtx, RealizeError, Realized,
-    ResetKind,
+    DeviceClass, DeviceImpl, DeviceInput, DeviceRegion, IrqLine, MachineEvents, Mapping, RealizeCtx, RealizeError,
+    Realized, ResetKind,
 };
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
@@ -165,6 +165,16 @@ impl DeviceImpl for GenericEventDevice {
 
     fn drive_lines(&self) {
         self.drive(&self.state.lock());
+    }
+
+    fn inputs(this: &Obj<Self>) -> Vec<DeviceInput> {
+        let this = this.downgrade();
+        let press = move || {
+            if let Some(device) = this.upgrade() {
+                device.press_power_button();
+            }
+        };
+        vec![DeviceInput::Event(Arc::new(press))]
     }
 }
 

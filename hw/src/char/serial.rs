@@ -13,8 +13,8 @@ use vmstate::qom::{Class, Config, Link, Obj, Object, Property, PropertyKind, Pro
 
 use super::{CharFrontend, CharSink, Chardev, ChardevClaim};
 use crate::core::{
-    CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceRegion, IrqLine, Mapping, RealizeCtx, RealizeError, Realized,
-    ResetKind,
+    CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceInput, DeviceRegion, IrqLine, Mapping, RealizeCtx, RealizeError,
+    Realized, ResetKind,
 };
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
@@ -438,6 +438,10 @@ impl DeviceImpl for Serial16550 {
 
     fn drive_lines(&self) {
         self.changed(&self.state.lock());
+    }
+
+    fn inputs(this: &Obj<Self>) -> Vec<DeviceInput> {
+        vec![DeviceInput::Characters(Self::frontend(this))]
     }
 }
 

@@ -12,6 +12,7 @@ use super::gpio::Gpios;
 use super::hotplug::ask_handler;
 use super::realize::{RealizeCtx, RealizeError};
 use super::reset::{ResetKind, reset_tree};
+use crate::char::CharFrontend;
 
 /// The base class of all devices.
 #[derive(Object)]
@@ -172,9 +173,26 @@ pub trait DeviceImpl: ObjectPart + Sized {
 
     /// Drives the device's lines to the levels that its state says, after a load.
     fn drive_lines(&self) {}
+
+    /// The ways by which the world outside of the machine reaches the device. What is missing here, no test of the
+    /// state-compatibility suite does to it.
+    fn inputs(_this: &Obj<Self>) -> Vec<DeviceInput> {
+        Vec::new()
+    }
+}
+
+/// A way by which the world outside of the machine reaches a device, for who drives devices without knowing them.
+#[derive(Clone)]
+pub enum DeviceInput {
+    /// Bytes from a character back end.
+    Characters(Arc<dyn CharFrontend>),
+    /// Something that happens once: the press of a button.
+    Event(Arc<dyn Fn() + Send + Sync>),
 }
 
 type RealizeFn = fn(&Arc<Object>, &mut RealizeCtx<'_>) -> Result<(), RealizeError>;
+
+type InputsFn = fn(&Arc<Object>) -> Vec<DeviceInput>;
 
 /// The class data of `device`: its virtual methods.
 #[derive(Clone, Default)]
@@ -183,7 +201,9 @@ pub struct DeviceClass {
     unrealize: Option<fn(&Arc<Object>)>,
     reset: Option<fn(&Arc<Object>, ResetPhase, ResetKind)>,
     drive_lines: Option<fn(&Arc<Object>)>,
+    inputs: Option<InputsFn>,
     hotpluggable: bool,
+    kept_by_reset: &'static [&'static str],
 }
 
 /// The three phases, as one virtual method sees them.
@@ -220,6 +240,7 @@ impl DeviceClass {
             }
         });
         data.drive_lines = Some(|object| part_of::<T>(object).drive_lines());
+        data.inputs = Some(|object| T::inputs(&part_of::<T>(object)));
     }
 
     /// Lets devices of the class come and go while the machine runs. Called from a class_init.
@@ -238,6 +259,38 @@ impl DeviceClass {
     #[must_use]
     pub fn is_hotpluggable(&self) -> bool {
         self.hotpluggable
+    }
+
+    /// Says which fields of the state a reset leaves as they are, or changes only in part, because the hardware keeps
+    /// them: on a battery, say. By the paths that the description gives them, as `msrs.pat`. All others are after a
+    /// reset what they are in a new device. Called from a class_init.
+    ///
+    /// # Panics
+    ///
+    /// If the class is no device.
+    pub fn set_kept_by_reset(class: &mut Class, fields: &'static [&'static str]) {
+        let data = class
+            .data_mut::<Self>()
+            .expect("a class that can be reset descends from `device`");
+        data.kept_by_reset = fields;
+    }
+
+    /// The fields that a reset does not put back to what they are in a new device.
+    #[must_use]
+    pub fn kept_by_reset(&self) -> &'static [&'static str] {
+        self.kept_by_reset
+    }
+
+    /// Whether devices of the class can be reset by themselves. What an accelerator holds it resets.
+    #[must_use]
+    pub fn has_reset(&self) -> bool {
+        self.reset.is_some()
+    }
+
+    /// The ways by which the world outside of the machine reaches `object`; see [`DeviceImpl::inputs`].
+    #[must_use]
+    pub fn inputs(&self, object: &Arc<Object>) -> Vec<DeviceInput> {
+        self.inputs.map_or_else(Vec::new, |inputs| inputs(object))
     }
 
     pub(super) fn reset(&self, object: &Arc<Object>, phase: ResetPhase, kind: ResetKind) {

@@ -29,7 +29,9 @@ pub(crate) mod testing;
 pub use accel_types::AccelTypes;
 pub use bus::{Bus, BusClass, BusError, SYSTEM_BUS, SystemBus};
 pub use clock::{CLOCK_INPUT, Clock};
-pub use device::{Device, DeviceClass, DeviceImpl, Realized, device_class, realize_device, unrealize_device};
+pub use device::{
+    Device, DeviceClass, DeviceImpl, DeviceInput, Realized, device_class, realize_device, unrealize_device,
+};
 pub use doorbell::{Doorbell, DoorbellHandler, DoorbellPlace, Doorbells, NeverQuiet};
 pub use gpio::{GpioError, Gpios, SYSBUS_IRQ};
 pub use hotplug::{
