@@ -1,5 +1,7 @@
 //! What a device asks of whoever runs the machine.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 /// Requests that devices make. Called by a vCPU with the device's lock held: an implementation notes the request, wakes
 /// whoever carries it out, and returns.
 pub trait MachineEvents: Send + Sync {
@@ -17,4 +19,9 @@ pub trait MachineEvents: Send + Sync {
 
     /// The guest reports that it has crashed and goes on, with another kernel that saves what is left of it.
     fn guest_crash_loaded(&self);
+
+    /// The time of day, as the time since 1970: the host's, unless whoever runs the machine has another one for it.
+    fn wall_clock(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
 }

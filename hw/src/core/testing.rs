@@ -1,6 +1,7 @@
 //! A bare bus for tests of single devices: two address spaces, and somebody who notes what the device does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use vmstate::qom::{Obj, Object, ObjectPart, TypeTable};
@@ -20,39 +21,51 @@ pub enum Seen {
 }
 
 #[derive(Default)]
-pub struct Surroundings(Mutex<Vec<Seen>>);
+pub struct Surroundings {
+    seen: Mutex<Vec<Seen>>,
+    wall_clock: Mutex<Duration>,
+}
 
 impl Surroundings {
     pub fn take(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.0.lock())
+        std::mem::take(&mut self.seen.lock())
+    }
+
+    /// Has the time of day be this.
+    pub fn set_wall_clock(&self, now: Duration) {
+        *self.wall_clock.lock() = now;
     }
 }
 
 impl IrqSink for Surroundings {
     fn set_level(&self, input: u32, level: bool) {
-        self.0.lock().push(Seen::Line(input, level));
+        self.seen.lock().push(Seen::Line(input, level));
     }
 }
 
 impl MachineEvents for Surroundings {
     fn reset_requested(&self, by: &str) {
-        self.0.lock().push(Seen::Reset(by.to_owned()));
+        self.seen.lock().push(Seen::Reset(by.to_owned()));
     }
 
     fn shutdown_requested(&self) {
-        self.0.lock().push(Seen::Shutdown);
+        self.seen.lock().push(Seen::Shutdown);
     }
 
     fn guest_exited(&self, status: u8) {
-        self.0.lock().push(Seen::Exit(status));
+        self.seen.lock().push(Seen::Exit(status));
     }
 
     fn guest_panicked(&self) {
-        self.0.lock().push(Seen::Panicked);
+        self.seen.lock().push(Seen::Panicked);
     }
 
     fn guest_crash_loaded(&self) {
-        self.0.lock().push(Seen::CrashLoaded);
+        self.seen.lock().push(Seen::CrashLoaded);
+    }
+
+    fn wall_clock(&self) -> Duration {
+        *self.wall_clock.lock()
     }
 }
 

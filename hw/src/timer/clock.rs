@@ -4,8 +4,10 @@
 //! guest time stands still, or is made up for, as the [`TimePolicy`] says.
 
 use parking_lot::Mutex;
-use vmstate::qom::Object;
+use vmstate::qom::{Class, Object};
 use vmstate::state::VmState;
+
+use crate::core::DeviceClass;
 
 /// What becomes of the time during which a guest was paused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,10 +59,16 @@ impl HostTsc {
 
 /// The record of guest time. Its state is the accelerator's while the guest runs, and is read into the object when it is paused.
 #[derive(Object)]
-#[object(name = "guest-clock", parent = "device", abstract)]
+#[object(name = "guest-clock", parent = "device", abstract, class_init = class_init)]
 pub struct GuestClock {
     #[state]
     state: Mutex<ClockState>,
+}
+
+/// A reset of the machine turns no clock back.
+fn class_init(class: &mut Class) {
+    const ALL: &[&str] = &["tsc_khz", "tsc", "tsc_differences", "kvmclock_ns", "realtime_ns"];
+    DeviceClass::set_kept_by_reset(class, ALL);
 }
 
 impl GuestClock {

@@ -5,14 +5,14 @@
 //! restore the clock shows the time of day and not that of the snapshot.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use vmstate::VmState;
 use vmstate::qom::{Class, Config, Obj, Object};
 
 use crate::core::{
-    CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceRegion, Mapping, RealizeCtx, RealizeError, Realized,
+    CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceRegion, MachineEvents, Mapping, RealizeCtx, RealizeError,
+    Realized, ResetKind,
 };
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
@@ -47,6 +47,8 @@ const A_UPDATING: u8 = 1 << 7;
 const B_24_HOURS: u8 = 1 << 1;
 /// Register B: binary and not BCD.
 const B_BINARY: u8 = 1 << 2;
+/// Register B: the enables of the periodic, alarm and update interrupts and of the square wave.
+const B_CLEARED_BY_RESET: u8 = 0x78;
 /// Register D: memory and time are valid.
 const D_VALID: u8 = 1 << 7;
 /// In 12-hour mode: afternoon.
@@ -223,12 +225,6 @@ fn small(value: i64) -> u8 {
     u8::try_from(value).unwrap_or(0)
 }
 
-fn host_seconds() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
 /// The real-time clock at ports 0x70 and 0x71.
 #[derive(Object)]
 #[object(name = "mc146818rtc", parent = "device", class_init = class_init, instance_init = instance_init)]
@@ -236,17 +232,32 @@ pub struct Rtc {
     #[config(property, default = 0x70, description = "its index port; the data port follows")]
     iobase: Config<u16>,
     #[runtime]
-    ports: Realized<Mapping>,
+    wires: Realized<Wires>,
     #[state]
     state: Mutex<RtcState>,
 }
 
+/// What realize makes.
+pub struct Wires {
+    events: Arc<dyn MachineEvents>,
+    _ports: Mapping,
+}
+
 fn class_init(class: &mut Class) {
     DeviceClass::implement::<Rtc>(class);
+    // The chip runs on its battery.
+    DeviceClass::set_kept_by_reset(class, &["index", "memory", "offset"]);
 }
 
 fn instance_init(object: &Arc<Object>) {
     Clock::add_to(object, CLOCK_INPUT, CRYSTAL_HZ).expect("a new object has no children");
+}
+
+impl Rtc {
+    fn host_seconds(&self) -> i64 {
+        let now = self.wires.with(|wires| wires.events.wall_clock());
+        now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+    }
 }
 
 impl RegionOps for Rtc {
@@ -255,7 +266,7 @@ impl RegionOps for Rtc {
         if offset == 0 {
             0xff
         } else {
-            u64::from(self.state.lock().read(host_seconds()))
+            u64::from(self.state.lock().read(self.host_seconds()))
         }
     }
 
@@ -265,33 +276,45 @@ impl RegionOps for Rtc {
         if offset == 0 {
             state.index = value & INDEX;
         } else {
-            state.write(value, host_seconds());
+            state.write(value, self.host_seconds());
         }
     }
 }
 
 impl DeviceImpl for Rtc {
-    type Runtime = Mapping;
+    type Runtime = Wires;
 
-    fn runtime(&self) -> &Realized<Mapping> {
-        &self.ports
+    fn runtime(&self) -> &Realized<Wires> {
+        &self.wires
     }
 
-    fn realize(this: &Obj<Self>, cx: &mut RealizeCtx<'_>) -> Result<Mapping, RealizeError> {
+    fn realize(this: &Obj<Self>, cx: &mut RealizeCtx<'_>) -> Result<Wires, RealizeError> {
         let region = MemoryRegion::io(
             "mc146818rtc",
             2,
             DeviceRegion::ops(this.downgrade()),
             AccessRules::BYTES,
         );
-        cx.map_ports(this.object(), this.iobase.get(), region)
+        Ok(Wires {
+            events: cx.events(),
+            _ports: cx.map_ports(this.object(), this.iobase.get(), region)?,
+        })
     }
-    // No reset: the chip runs on its battery, and so do its memory and the time.
+
+    /// The chip runs on its battery, and so do its memory and the time; its RESET pin ends what was asked of it (data
+    /// sheet, "RESET").
+    fn reset_hold(&self, _kind: ResetKind) {
+        self.state.lock().memory[usize::from(at::B)] &= !B_CLEARED_BY_RESET;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    use crate::core::reset_tree;
+    use crate::core::testing::Bench;
 
     /// 2026-11-24 15:50:48 UTC, a Tuesday.
     const NOW: i64 = 1_795_535_448;
@@ -351,6 +374,31 @@ mod tests {
                 state.read(NOW);
             }
         }
+    }
+
+    #[test]
+    fn a_reset_ends_what_was_asked_of_the_clock_and_leaves_time_and_memory() {
+        let bench: Bench<Rtc> = Bench::realized();
+        let set = |index, value| {
+            bench.outb(0x70, index);
+            bench.outb(0x71, value);
+        };
+        set(at::B, 0xff);
+        set(0x40, 0x5a);
+        set(at::CENTURY, 99);
+        let before = bench.device.state.lock().clone();
+        reset_tree(bench.device.object(), ResetKind::Cold);
+        let mut expected = before;
+        expected.memory[usize::from(at::B)] = 0x87;
+        assert_eq!(*bench.device.state.lock(), expected);
+    }
+
+    #[test]
+    fn the_time_of_day_is_that_of_whoever_runs_the_machine() {
+        let bench: Bench<Rtc> = Bench::realized();
+        bench.seen.set_wall_clock(Duration::from_secs(NOW.unsigned_abs()));
+        bench.outb(0x70, at::MINUTES);
+        assert_eq!(bench.inb(0x71), 0x50);
     }
 
     #[test]
