@@ -5,13 +5,25 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`releases`] | reads the list of releases, and sees that nothing of them has changed |
-//! | [`machine`] | makes a machine with everything that can have state |
+//! | [`machine`] | makes a machine with everything that can have state, and tells its shape |
 //! | [`lock`] | the schemas of a release, held against those of this program |
 //! | [`corpus`] | the snapshots of a release: makes them, and brings them back |
 //! | [`sample`] | extreme values of a schema, for tests that ask what loads |
+//!
+//! What a device does with its state is shown on a [`rig`]: any device alone, or a whole machine, with virtual time and
+//! without processors. [`conformance`] gives it random legal states ([`values`]) and damaged ones; [`split_run`] does what
+//! a guest could do ([`program`]) with a save and a load in the middle; [`forgotten`] has each field of the state lost on
+//! that way, and wants somebody to notice.
 
+pub mod conformance;
 pub mod corpus;
+pub mod forgotten;
 pub mod lock;
 pub mod machine;
+pub mod program;
+pub mod random;
 pub mod releases;
+pub mod rig;
 pub mod sample;
+pub mod split_run;
+pub mod values;
