@@ -97,11 +97,11 @@ fn a_change_is_found_and_named_whatever_it_is() {
     }
     // A subsection that comes or goes changes what a machine sends.
     let mut changed = machine.clone();
-    changed["state"]["/machine/rtc (mc146818rtc)"]["subsections"]["new"] = json!("optional");
+    changed["state"]["/machine/rtc (mc146818rtc)"]["subsections"] = json!(["new"]);
     let found = changes(&machine, &changed);
     assert_eq!(
         found,
-        [".state./machine/rtc (mc146818rtc).subsections.new: was null, is \"optional\""]
+        [".state./machine/rtc (mc146818rtc).subsections: was [], is [\"new\"]"]
     );
     let mut changed = machine.clone();
     changed["state"]["/machine/rtc (mc146818rtc)"]["fields"] = json!(["more"]);
