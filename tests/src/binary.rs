@@ -13,13 +13,20 @@ use serde_json::Value;
 /// If it does not build: no test that needs it can mean anything then.
 pub fn vm() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(build)
+    let here = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    PATH.get_or_init(|| build_in(here, |_| ()))
 }
 
-fn build() -> PathBuf {
+/// Builds the `vm` of the sources in `folder`, by a cargo that `prepare` may change; returns its path.
+///
+/// # Panics
+///
+/// If it does not build.
+pub(crate) fn build_in(folder: &Path, prepare: impl FnOnce(&mut Command)) -> PathBuf {
     // `cargo test` builds no binaries of other packages, and a path guessed from the target folder may be stale.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    command
         .args([
             "build",
             "--release",
@@ -30,11 +37,11 @@ fn build() -> PathBuf {
             "--message-format",
             "json-render-diagnostics",
         ])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("cargo starts");
-    assert!(output.status.success(), "vm does not build");
+        .current_dir(folder)
+        .stderr(Stdio::inherit());
+    prepare(&mut command);
+    let output = command.output().expect("cargo starts");
+    assert!(output.status.success(), "vm does not build in {}", folder.display());
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

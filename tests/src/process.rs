@@ -96,7 +96,13 @@ impl Scratch {
     /// `vm` with these arguments, its runtime folder here, and nothing of this process's environment but the path.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(binary::vm());
+        self.command_of(binary::vm(), args)
+    }
+
+    /// The same of another version's `vm`.
+    #[must_use]
+    pub fn command_of<S: AsRef<OsStr>>(&self, program: &Path, args: &[S]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

@@ -8,6 +8,7 @@
 //! | [`machine`] | makes a machine with everything that can have state, and tells its shape |
 //! | [`lock`] | the schemas of a release, held against those of this program |
 //! | [`corpus`] | the snapshots of a release: makes them, and brings them back |
+//! | [`versions`] | the programs of a release, and of a future one that is made of patches |
 //! | [`sample`] | extreme values of a schema, for tests that ask what loads |
 //!
 //! What a device does with its state is shown on a [`rig`]: any device alone, or a whole machine, with virtual time and
@@ -27,3 +28,4 @@ pub mod rig;
 pub mod sample;
 pub mod split_run;
 pub mod values;
+pub mod versions;
