@@ -41,7 +41,8 @@ pub trait Control: Send + Sync {
     /// The guest is not merely paused: it was handed over ([`Control::resolve`] decides about those), has not arrived, or has ended.
     fn cont(&self) -> Result<(), ControlError>;
 
-    /// Resets the machine as its reset button would: the guest boots anew from the boot payload.
+    /// Resets the machine as its reset button would: the guest boots anew from the boot payload. One that stood still, or could not go
+    /// on, stands still at its start then, until [`Control::cont`].
     ///
     /// # Errors
     ///
@@ -191,6 +192,8 @@ pub struct VmInfo {
     pub vm_id: Option<String>,
     /// The identity of this running instance.
     pub instance_id: Option<String>,
+    /// Why the guest cannot go on, in the state [`RunState::InternalError`].
+    pub trouble: Option<String>,
 }
 
 /// One vCPU, for who looks after its host thread.
@@ -309,14 +312,19 @@ pub enum Event {
     /// The guest has ended, or is made to.
     Shutdown(ShutdownReason),
     /// The machine was reset.
-    Reset(ShutdownReason),
+    Reset {
+        /// On whose behalf.
+        reason: ShutdownReason,
+        /// What asked for it, for people: "a triple fault".
+        by: String,
+    },
     /// The machine's power button is pressed.
     Powerdown,
     /// The guest reports that it crashed and does not go on; the VM ends.
     GuestPanicked,
     /// The guest reports that it crashed and goes on with a kernel that saves a dump.
     GuestCrashLoaded,
-    /// The guest cannot be executed any further.
+    /// The guest cannot be executed any further. It stands still until it is reset.
     CannotGoOn {
         /// A sentence that says why.
         why: String,

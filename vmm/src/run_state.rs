@@ -33,7 +33,7 @@ pub enum RunState {
     Shutdown,
     /// The guest reported that it crashed.
     GuestPanicked,
-    /// The accelerator could not go on.
+    /// The guest cannot go on. It stands still, whole as far as it could be read, until it is reset.
     InternalError,
 }
 
@@ -62,12 +62,10 @@ pub const TRANSITIONS: &[(RunState, RunState)] = &[
     (PostMigrate, Paused),
     (PostMigrate, Running),
     (PostMigrate, Shutdown),
-    // A reset makes the guest fit to run again.
+    // A reset makes the guest fit to run again, and its user lets it.
     (GuestPanicked, Paused),
-    (GuestPanicked, Running),
     (GuestPanicked, Shutdown),
     (InternalError, Paused),
-    (InternalError, Running),
     (InternalError, Shutdown),
 ];
 

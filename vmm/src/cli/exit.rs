@@ -2,14 +2,18 @@
 
 use std::process::ExitCode;
 
-use crate::control::{Ending, ShutdownReason};
+use crate::{
+    control::{Ending, ShutdownReason},
+    run_state::RunState,
+};
 
 /// What `vm --help` says about exit codes.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0      done; a VM in the foreground: ended by \"vm quit\", by its guest, or handed over;
          with --detach: its guest runs, or the receiver listens
-  1      failed; the message on stderr says why and what to do
+  1      failed; the message on stderr says why and what to do. A VM in the foreground whose guest could not
+         go on (internal-error) stands still until it is reset or ended; ended by \"vm quit\" or a key, it gives 1
   2      the command line was wrong
   3      there is no such VM
   4      a migration or snapshot failed or was cancelled; the guest is where it was
@@ -57,11 +61,13 @@ impl From<Exit> for ExitCode {
     }
 }
 
-impl From<&Ending> for Exit {
-    fn from(ending: &Ending) -> Self {
+impl Exit {
+    /// Of a VM in the foreground that ended so, and stood so before.
+    pub(super) fn of(ending: &Ending, state: RunState) -> Self {
         match ending {
             Ending::Quit(ShutdownReason::HostSignal(number)) => Self::Signal(*number),
             Ending::GuestExit(value) => Self::Guest(*value),
+            Ending::Quit(_) if state == RunState::InternalError => Self::Failed,
             Ending::Failed(_) => Self::Failed,
             Ending::GuestPanicked => Self::GuestPanicked,
             Ending::Quit(_) | Ending::GuestShutdown | Ending::HandedOver { .. } | Ending::Discarded => Self::Done,
@@ -75,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_guests_value_and_a_signal_become_the_exit_code() {
-        let code = |ending: Ending| Exit::from(&ending).code();
+        let code = |ending: Ending| Exit::of(&ending, RunState::Running).code();
         assert_eq!(code(Ending::GuestExit(42)), 42);
         assert_eq!(code(Ending::Quit(ShutdownReason::HostSignal(15))), 143);
         assert_eq!(code(Ending::Quit(ShutdownReason::HostQmpQuit)), 0);

@@ -31,6 +31,7 @@ use crate::{
         MonitorServer,
         place::{Place, VmAddress, VmName},
     },
+    run_state::RunState,
     signals::SignalFd,
     unix_socket::PrivateListener,
 };
@@ -205,6 +206,11 @@ impl Foreground {
         self.event_loop.handle()
     }
 
+    /// What tells the user of a VM here of what there is to see to.
+    pub(super) fn attention(&self) -> Attention {
+        Attention::new(self.address.clone(), self.messages, self.event_loop())
+    }
+
     pub(super) fn messages(&self) -> Messages {
         self.messages
     }
@@ -274,7 +280,6 @@ impl Foreground {
             listener,
             place,
             name,
-            address,
             messages,
             log,
             ..
@@ -287,11 +292,6 @@ impl Foreground {
         vm.subscribe(watch.clone());
         // It may have ended before anybody was told.
         watch.look();
-        vm.subscribe(Arc::new(Attention {
-            address,
-            messages,
-            event_loop: event_loop.handle(),
-        }));
         let leave = Arc::new(Leave::new(vm, messages));
         let by_key = Arc::clone(&leave);
         console.on_leave(move || by_key.wish(ShutdownReason::HostUi));
@@ -319,7 +319,8 @@ impl Foreground {
 
         monitor.finish();
         console.finish();
-        let code = conclude(&vm.ending().unwrap_or(Ending::GuestShutdown), &name, messages)?;
+        let ending = vm.ending().unwrap_or(Ending::GuestShutdown);
+        let code = conclude(&ending, vm.status(), &name, messages)?;
         if let Some(log) = log.filter(|_| code == 0) {
             log.ended_well();
         }
@@ -370,8 +371,8 @@ impl LeaveAtTheEnd {
 }
 
 /// Says how the VM ended, as far as its user has not caused it and does not see it.
-fn conclude(ending: &Ending, name: &VmName, messages: Messages) -> Result<u8, CliError> {
-    let exit = Exit::from(ending);
+fn conclude(ending: &Ending, state: RunState, name: &VmName, messages: Messages) -> Result<u8, CliError> {
+    let exit = Exit::of(ending, state);
     let (how, text) = match ending {
         Ending::Failed(why) => {
             return Err(CliError::VmFailed {
@@ -465,6 +466,17 @@ mod tests {
             assert_eq!(event["data"]["status"], "completed");
         });
         assert_eq!(result.expect("served"), 0);
+    }
+
+    #[test]
+    fn a_vm_that_is_ended_because_its_guest_cannot_go_on_has_failed() {
+        for (reason, code) in [(ShutdownReason::HostQmpQuit, 1), (ShutdownReason::HostSignal(15), 143)] {
+            let (result, _) = serve(|vm, _| {
+                *vm.status.lock() = RunState::InternalError;
+                vm.end(Ending::Quit(reason));
+            });
+            assert_eq!(result.expect("served"), code);
+        }
     }
 
     #[test]

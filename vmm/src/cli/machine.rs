@@ -65,6 +65,8 @@ fn instance(accel: &str, reach: Reach, tsc: TscPolicy, foreground: &Foreground) 
         console: Some(foreground.console_address()),
     };
     let instance = Instance::new(name, host, options, on_vm);
+    // Before there is a guest, whose first instruction may be its last.
+    instance.subscribe(Arc::new(foreground.attention()));
     if let Some(subscriber) = trial.subscriber() {
         instance.subscribe(subscriber);
     }

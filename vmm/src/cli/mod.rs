@@ -37,6 +37,7 @@ mod snapshot;
 mod snapshot_info;
 mod state;
 mod stop;
+mod throttle;
 mod trial;
 mod values;
 mod watch;

@@ -165,6 +165,9 @@ impl Instance {
         let remedy = match state {
             RunState::PostMigrate => "; decide what becomes of it with \"vm resolve\"",
             RunState::InMigrate => "; wait until its guest has arrived",
+            RunState::InternalError => {
+                "; \"system_reset\" and then \"cont\" at its monitor have its guest begin anew, and \"vm quit\" ends it"
+            }
             _ => "",
         };
         ControlError::WrongState {
@@ -232,6 +235,7 @@ impl Control for Instance {
             memory_bytes: Some(recipe.memory),
             vm_id: Some(vm.identity().vm.to_string()),
             instance_id: Some(vm.identity().instance.to_string()),
+            trouble: self.status.trouble(),
         }
     }
 

@@ -142,7 +142,7 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
             "SHUTDOWN",
             Some(json!({ "guest": reason.by_guest(), "reason": reason.qmp_name() })),
         ),
-        Event::Reset(reason) => (
+        Event::Reset { reason, .. } => (
             "RESET",
             Some(json!({ "guest": reason.by_guest(), "reason": reason.qmp_name() })),
         ),

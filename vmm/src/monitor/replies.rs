@@ -45,6 +45,7 @@ pub(super) fn info(vm: &dyn Control) -> Value {
     reply.set("memory", info.memory_bytes);
     reply.set("vm-id", info.vm_id);
     reply.set("instance-id", info.instance_id);
+    reply.set("trouble", info.trouble);
     Value::Object(reply.0)
 }
 

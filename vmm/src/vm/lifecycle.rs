@@ -12,6 +12,9 @@ use crate::boot::{self, BootError};
 use crate::control::{Ending, Event, ShutdownReason};
 use crate::run_state::{IllegalTransition, RunState};
 
+/// What a reset at the user's wish comes from.
+const BY_USER: &str = "system_reset";
+
 /// Guarded by the outermost lock of the VM: whoever changes between running and standing still holds it.
 #[derive(Debug, Default)]
 pub(super) struct Lifecycle {
@@ -123,30 +126,32 @@ impl Vm {
         }
     }
 
-    /// Resets the machine: the guest boots from its payload. A stopped guest stays stopped; one that crashed runs again.
+    /// Resets the machine: the guest boots from its payload. A stopped guest stays stopped, and one that could not go on is stopped
+    /// then, as with QEMU: that it runs again is for its user to say.
     ///
     /// # Errors
     ///
-    /// There is no guest to reset, or its vCPUs did not come out. A guest that cannot boot any more has failed, and ends.
+    /// There is no guest to reset, or its vCPUs did not come out. A guest that cannot boot any more cannot go on.
     pub fn reset(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
         let life = self.lifecycle.lock();
         if life.held.is_some() {
             return Err(LifecycleError::HandingOver);
         }
-        self.reset_locked(reason)
+        self.reset_locked(reason, BY_USER)
     }
 
-    fn reset_locked(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
+    fn reset_locked(&self, reason: ShutdownReason, by: &str) -> Result<(), LifecycleError> {
         let state = self.status.run_state.get();
         match state {
             RunState::Running => self.pause_vcpus()?,
-            RunState::Paused | RunState::GuestPanicked | RunState::InternalError => {}
+            RunState::Paused => {}
+            RunState::GuestPanicked | RunState::InternalError => self.expect_still()?,
             RunState::Created | RunState::InMigrate | RunState::PostMigrate | RunState::Shutdown => {
                 return Err(LifecycleError::WrongState(state));
             }
         }
-        self.reset_paused(reason)?;
-        if state == RunState::Paused {
+        self.reset_paused(reason, by)?;
+        if state != RunState::Running {
             return Ok(());
         }
         self.run_vcpus(TimePolicy::Continue)
@@ -155,7 +160,7 @@ impl Vm {
     }
 
     /// Resets a machine whose vCPUs stand still; one that cannot boot again has failed.
-    fn reset_paused(&self, reason: ShutdownReason) -> Result<(), LifecycleError> {
+    fn reset_paused(&self, reason: ShutdownReason, by: &str) -> Result<(), LifecycleError> {
         // What the guest asked for, up to its last instruction, has lost its meaning.
         self.requests.take();
         reset_tree(self.board.machine(), ResetKind::Cold);
@@ -163,8 +168,21 @@ impl Vm {
             self.fail(format!("the guest cannot be reset: {error}"));
             return Err(error.into());
         }
-        self.status.events.publish(&Event::Reset(reason));
+        if self.status.run_state.get() != RunState::Running {
+            self.status.run_state.set(RunState::Paused)?;
+            *self.status.trouble.lock() = None;
+        }
+        let by = by.to_owned();
+        self.status.events.publish(&Event::Reset { reason, by });
         Ok(())
+    }
+
+    /// Has a guest that cannot go on stand still, if it does not yet. That its state can be read does not matter: it gets another.
+    fn expect_still(&self) -> Result<(), LifecycleError> {
+        match self.accelerator.pause() {
+            Err(error @ AccelError::Stuck { .. }) => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Presses the power button of a machine that runs: a guest that listens to it shuts itself down.
@@ -193,8 +211,8 @@ impl Vm {
         }
         match self.requests.take() {
             None => {}
-            Some(Request::Reset(_)) => {
-                if let Err(error) = self.reset_locked(ShutdownReason::GuestReset) {
+            Some(Request::Reset(by)) => {
+                if let Err(error) = self.reset_locked(ShutdownReason::GuestReset, &by) {
                     // Also where the vCPUs do not come out; a failure that has been told is not told again.
                     self.fail(format!("the guest cannot be reset: {error}"));
                 }
@@ -212,11 +230,14 @@ impl Vm {
         self.pause_vcpus()?;
         match self.requests.take() {
             None => return Ok(()),
-            Some(Request::Reset(_)) => return self.reset_paused(ShutdownReason::GuestReset),
+            Some(Request::Reset(by)) => return self.reset_paused(ShutdownReason::GuestReset, &by),
             Some(Request::Exit(status)) => self.end_guest(Ending::GuestExit(status)),
             Some(Request::Shutdown) => self.end_guest(Ending::GuestShutdown),
             Some(Request::Panic) => self.end_panicked(),
-            Some(Request::Crash(why)) => self.fail(why),
+            Some(Request::Crash(why)) => {
+                self.fail(why);
+                return Err(LifecycleError::WrongState(RunState::InternalError));
+            }
         }
         Err(LifecycleError::Ended)
     }
@@ -243,15 +264,19 @@ impl Vm {
         self.status.end(Ending::GuestPanicked);
     }
 
+    /// The guest cannot go on. It stands still as it is, to be looked at, until its user resets it or ends the VM.
     fn fail(&self, why: String) {
         if self.status.run_state.get() == RunState::InternalError {
             return;
         }
         self.console.close();
+        // What cannot be read of it cannot be looked at.
         let _ = self.accelerator.pause();
+        *self.status.trouble.lock() = Some(why.clone());
         let _ = self.status.run_state.set(RunState::InternalError);
-        self.status.events.publish(&Event::CannotGoOn { why: why.clone() });
-        self.status.end(Ending::Failed(why));
+        let events = &self.status.events;
+        events.publish(&Event::CannotGoOn { why });
+        events.publish(&Event::Stop);
     }
 
     /// Pauses the guest for a transfer, which alone decides from now on whether it goes on here.

@@ -92,6 +92,7 @@ pub struct Status {
     /// Who is told what happens.
     pub events: EventHub,
     ending: Mutex<Option<Ending>>,
+    trouble: Mutex<Option<String>>,
 }
 
 impl Status {
@@ -99,6 +100,12 @@ impl Status {
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {
         self.ending.lock().clone()
+    }
+
+    /// Why the guest cannot go on, if it cannot.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
     }
 
     /// Notes how the VM ended and tells everybody; only the first ending counts.

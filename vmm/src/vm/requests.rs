@@ -102,11 +102,11 @@ impl MachineEvents for Requests {
 }
 
 impl VcpuEvents for Requests {
-    fn vcpu_event(&self, vcpu: u32, event: VcpuEvent) {
+    fn vcpu_event(&self, _: u32, event: VcpuEvent) {
         self.note(match event {
             VcpuEvent::ResetRequested { by } => Request::Reset(by.to_owned()),
             VcpuEvent::ShutdownRequested => Request::Shutdown,
-            VcpuEvent::Crashed(report) => Request::Crash(format!("vCPU {vcpu}: {report}")),
+            VcpuEvent::Crashed(report) => Request::Crash(report.to_string()),
         });
     }
 }

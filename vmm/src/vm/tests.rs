@@ -10,7 +10,9 @@ use vmstate::qom::{Obj, PropertyValue, TypeTable};
 use vmstate::state::Section;
 
 use super::*;
+use crate::accel::kvm::{CrashCause, CrashReport};
 use crate::accel::qtest::QtestAccel;
+use crate::accel::{VcpuEvent, VcpuEvents};
 use crate::control::{Ending, EventSink, ShutdownReason};
 use crate::kvm_turn;
 use crate::run_state::RunState;
@@ -144,6 +146,13 @@ impl Rig {
     }
 }
 
+fn guest_reset() -> Event {
+    Event::Reset {
+        reason: ShutdownReason::GuestReset,
+        by: "the keyboard controller".to_owned(),
+    }
+}
+
 #[test]
 fn a_guest_that_panics_ends_its_vm_and_everybody_is_told_in_qemus_order() {
     let rig = Rig::running();
@@ -159,6 +168,57 @@ fn a_guest_that_panics_ends_its_vm_and_everybody_is_told_in_qemus_order() {
     assert!(rig.heard.0.lock().ends_with(&told));
 }
 
+/// A report of a processor that cannot go on, as KVM's vCPUs make them.
+fn crash() -> VcpuEvent {
+    VcpuEvent::Crashed(Box::new(CrashReport {
+        vcpu: 0,
+        cause: CrashCause::ContextInvalid,
+        rip: Some(0x1000),
+        mode: None,
+        instruction: Vec::new(),
+    }))
+}
+
+#[test]
+fn a_guest_that_cannot_go_on_stands_still_to_be_looked_at_until_it_is_reset_as_with_qemu() {
+    let rig = Rig::running();
+    rig.out(SERIAL_SCRATCH, 9);
+    rig.vm.requests.vcpu_event(0, crash());
+    rig.later.now();
+    assert_eq!((rig.state(), rig.vm.status().ending()), (RunState::InternalError, None));
+    let why = rig.vm.status().trouble().expect("told");
+    assert_eq!(why.matches("vCPU 0").count(), 1, "{why}");
+    assert!(rig.heard.0.lock().ends_with(&[Event::CannotGoOn { why }, Event::Stop]));
+
+    assert_eq!(rig.serial().scratch, 9, "it is as it was");
+    for refused in [rig.vm.cont(), rig.vm.stop(), rig.vm.press_power_button()] {
+        assert!(matches!(
+            refused,
+            Err(LifecycleError::WrongState(RunState::InternalError))
+        ));
+    }
+    rig.vm.pause().expect_err("it could go on nowhere");
+
+    rig.vm.reset(ShutdownReason::HostQmpSystemReset).expect("resets");
+    assert_eq!((rig.state(), rig.serial().scratch), (RunState::Paused, 0));
+    assert_eq!(rig.vm.status().trouble(), None);
+    rig.vm.cont().expect("begins anew");
+    rig.out(SERIAL_SCRATCH, 8);
+    assert_eq!((rig.state(), rig.serial().scratch), (RunState::Running, 8));
+}
+
+#[test]
+fn a_guest_that_could_not_go_on_until_the_pause_is_not_paused_and_not_lost() {
+    for pause in [|vm: &Vm| vm.pause().is_ok(), |vm: &Vm| vm.stop().is_ok()] {
+        let rig = Rig::running();
+        rig.vm.requests.vcpu_event(0, crash());
+        assert!(!pause(&rig.vm));
+        rig.later.now();
+        assert_eq!((rig.state(), rig.vm.status().ending()), (RunState::InternalError, None));
+        rig.vm.reset(ShutdownReason::HostQmpSystemReset).expect("resets");
+    }
+}
+
 #[test]
 fn a_guest_that_saves_a_dump_after_its_crash_runs_on_and_can_reset_the_machine() {
     let rig = Rig::running();
@@ -166,7 +226,7 @@ fn a_guest_that_saves_a_dump_after_its_crash_runs_on_and_can_reset_the_machine()
     rig.out(RESET_PORT, RESET);
     rig.later.now();
     assert!(rig.heard(&Event::GuestCrashLoaded));
-    assert!(rig.heard(&Event::Reset(ShutdownReason::GuestReset)));
+    assert!(rig.heard(&guest_reset()));
     assert_eq!(rig.state(), RunState::Running);
 }
 
@@ -239,7 +299,7 @@ fn a_reset_that_was_asked_for_until_the_pause_is_part_of_what_is_saved() {
         assert!(pause(&rig.vm));
         assert_eq!(rig.state(), RunState::Paused);
         assert_eq!(rig.serial().scratch, 0, "the machine was reset");
-        assert!(rig.heard(&Event::Reset(ShutdownReason::GuestReset)));
+        assert!(rig.heard(&guest_reset()));
         rig.later.now();
         assert_eq!(rig.state(), RunState::Paused);
     }
