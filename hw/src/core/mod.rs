@@ -41,7 +41,7 @@ pub use hotplug::{
 pub use irq::{IrqFd, IrqLine, IrqSink};
 pub use machine::{Machine, MachineClass, MachineType};
 pub use machine_events::MachineEvents;
-pub use realize::{Mapping, RealizeCtx, RealizeError};
+pub use realize::{Mapping, RealizeCtx, RealizeError, Wiring};
 pub use region::DeviceRegion;
 pub use release::{ParseReleaseError, Release};
 pub use reset::{ResetKind, assert_reset, release_reset, reset_tree};

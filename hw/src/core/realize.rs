@@ -66,6 +66,17 @@ pub enum RealizeError {
     PropertyAccess(#[from] PropertyError),
 }
 
+/// What an accelerator and a VM offer to the devices of a machine.
+#[derive(Clone)]
+pub struct Wiring {
+    /// The inputs of the interrupt controllers.
+    pub interrupts: Arc<dyn IrqSink>,
+    /// Who takes what devices ask of the machine as a whole.
+    pub events: Arc<dyn MachineEvents>,
+    /// The machine's doorbells.
+    pub doorbells: Arc<Doorbells>,
+}
+
 /// What a device may use while it becomes real: the two address spaces and the interrupt inputs of its machine.
 ///
 /// Everything that it takes from here comes as a guard ([`Mapping`]) or a handle ([`IrqLine`]) that the device keeps in

@@ -1,6 +1,6 @@
 //! A device for tests of what devices are given: doorbells, interrupts by eventfd, state.
 //!
-//! No machine has it; a test that wants one puts it there.
+//! No machine has it from the start; who wants one adds it.
 
 use std::io;
 

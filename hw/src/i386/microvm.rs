@@ -34,9 +34,8 @@ use vmstate::qom::{
 use crate::acpi::generic_event_device::GenericEventDevice;
 use crate::char::{CharSink, Chardev, Serial16550};
 use crate::core::{
-    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, Doorbells, HotplugError, HotplugHandler, IrqSink, MachineClass,
-    MachineEvents, NewDevice, RealizeCtx, RealizeError, Release, SYSTEM_BUS, add_device, realize_device,
-    set_hotplug_handler, unrealize_device,
+    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, HotplugError, HotplugHandler, MachineClass, NewDevice, RealizeCtx,
+    RealizeError, Release, SYSTEM_BUS, Wiring, add_device, realize_device, set_hotplug_handler, unrealize_device,
 };
 use crate::memory::{AddressSpace, MemoryRegion, MemorySystem, RamBlock, RegionError};
 
@@ -347,8 +346,8 @@ impl Board {
     /// # Errors
     ///
     /// The first device that cannot be realized; those before it are off again, the last first.
-    pub fn realize(&self, interrupts: &Arc<dyn IrqSink>, events: &Arc<dyn MachineEvents>) -> Result<(), BoardError> {
-        let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events));
+    pub fn realize(&self, wiring: &Wiring) -> Result<(), BoardError> {
+        let mut cx = self.context(wiring);
         let mut realized = Vec::new();
         for name in [
             "ioapic", "pic", "pit", "clock", "ged", "i8042", "pvpanic", "rtc", "serial0", "testexit",
@@ -386,16 +385,17 @@ impl Board {
     /// # Errors
     ///
     /// [`HotplugError`]; nothing is left of the device then.
-    pub fn add_device(
-        &self,
-        new: NewDevice<'_>,
-        interrupts: &Arc<dyn IrqSink>,
-        events: &Arc<dyn MachineEvents>,
-        doorbells: &Arc<Doorbells>,
-    ) -> Result<Arc<Object>, HotplugError> {
-        let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events))
-            .with_doorbells(doorbells);
-        add_device(&self.machine, &self.bus, &self.defaults, new, &mut cx)
+    pub fn add_device(&self, new: NewDevice<'_>, wiring: &Wiring) -> Result<Arc<Object>, HotplugError> {
+        add_device(&self.machine, &self.bus, &self.defaults, new, &mut self.context(wiring))
+    }
+
+    fn context(&self, wiring: &Wiring) -> RealizeCtx<'_> {
+        let Wiring {
+            interrupts,
+            events,
+            doorbells,
+        } = wiring;
+        RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events)).with_doorbells(doorbells)
     }
 
     /// What is asked of all objects of a type.
@@ -409,13 +409,8 @@ impl Board {
     /// # Errors
     ///
     /// As [`Self::realize`].
-    pub fn realize_cpu(
-        &self,
-        cpu: &Arc<Object>,
-        interrupts: &Arc<dyn IrqSink>,
-        events: &Arc<dyn MachineEvents>,
-    ) -> Result<(), BoardError> {
-        let mut cx = RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events));
+    pub fn realize_cpu(&self, cpu: &Arc<Object>, wiring: &Wiring) -> Result<(), BoardError> {
+        let mut cx = self.context(wiring);
         realize_device(cpu, &mut cx)?;
         let apic = cpu.child("apic").expect("build gave every vCPU its APIC");
         Ok(realize_device(&apic, &mut cx)?)

@@ -309,7 +309,7 @@ mod tests {
     use super::super::{VcpuEvent, create};
     use super::*;
     use crate::test_support::NoRequests;
-    use hw::core::{RealizeCtx, TestDev, realize_device, testdev_register as register};
+    use hw::core::{RealizeCtx, TestDev, Wiring, realize_device, testdev_register as register};
     use hw::i386::cpu_model::{CPU_MODELS, CpuSpec};
     use hw::i386::cpu_state::MpState;
     use hw::i386::microvm::{Board, BoardSpec, MICROVM_1_0};
@@ -362,7 +362,12 @@ mod tests {
     fn a_board_whose_device_cannot_be_realized_takes_those_before_it_off_again() {
         // Its ports would lie over those of the real-time clock.
         let (board, created) = machine_with(&["serial16550.iobase=0x6c"]);
-        let realize = || board.realize(&created.accelerator.irq_sink(), &(Arc::new(NoRequests) as Arc<_>));
+        let wiring = Wiring {
+            interrupts: created.accelerator.irq_sink(),
+            events: Arc::new(NoRequests),
+            doorbells: Arc::clone(created.accelerator.doorbells()),
+        };
+        let realize = || board.realize(&wiring);
         let error = realize().expect_err("there is no room").to_string();
         assert!(error.contains("/machine/serial0"), "{error}");
         for device in ["ioapic", "ged", "rtc", "serial0", "testexit"] {

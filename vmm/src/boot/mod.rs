@@ -25,7 +25,7 @@ mod memory_map;
 pub mod payload;
 mod pvh;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::ops::Range;
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hw::char::Serial16550;
-use hw::core::{HotplugError, MachineEvents};
+use hw::core::{HotplugError, Wiring};
 use hw::i386::cpu_model::{CpuSpec, CpuSpecError, DEFAULT_CPU_MODEL};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::microvm::{Board, BoardError, BoardSpec, MICROVM_1_1, check_memory};
@@ -205,12 +205,15 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         pit: device("pit"),
         clock: device("clock"),
     })?;
-    let interrupts = accelerator.irq_sink();
-    let events: Arc<dyn MachineEvents> = requests.clone();
-    board.realize(&interrupts, &events)?;
+    let wiring = Wiring {
+        interrupts: accelerator.irq_sink(),
+        events: requests.clone(),
+        doorbells: Arc::clone(accelerator.doorbells()),
+    };
+    board.realize(&wiring)?;
     for cpu in board.cpus() {
         accelerator.create_vcpu(cpu, &cpuid)?;
-        board.realize_cpu(cpu, &interrupts, &events)?;
+        board.realize_cpu(cpu, &wiring)?;
     }
     let console = ConsoleGate::new(Serial16550::frontend(board.serial()), host.console.clone());
     let vm = Arc::new(Vm {
@@ -218,6 +221,7 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         recipe,
         accelerator,
         board,
+        wiring,
         console: Arc::new(console),
         payload,
         ram,

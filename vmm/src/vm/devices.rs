@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hw::core::{DeviceClass, HotplugError, MachineEvents, NewDevice, Unplugged, unplug_device};
+use hw::core::{DeviceClass, HotplugError, NewDevice, Unplugged, unplug_device};
 use migration::vm::{PreflightReport, Property, Recipe, UserObject};
 use thiserror::Error;
 use vmstate::qom::{
@@ -113,10 +113,7 @@ impl Vm {
     }
 
     fn plug(&self, new: NewDevice<'_>) -> Result<Arc<Object>, HotplugError> {
-        let events: Arc<dyn MachineEvents> = self.requests.clone();
-        let accelerator = &self.accelerator;
-        self.board
-            .add_device(new, &accelerator.irq_sink(), &events, accelerator.doorbells())
+        self.board.add_device(new, &self.wiring)
     }
 
     /// Adds what the recipe says that a user added where the VM comes from.

@@ -19,6 +19,8 @@ mod assemble;
 mod console;
 mod describe;
 mod devices;
+#[cfg(test)]
+mod doorbell_tests;
 mod factory;
 mod lifecycle;
 mod processor;
@@ -38,6 +40,7 @@ pub use shape::shape;
 use std::sync::Arc;
 
 use hw::char::{CharFrontend, CharSink};
+use hw::core::Wiring;
 use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::microvm::Board;
 use hw::memory::RamBlock;
@@ -127,6 +130,7 @@ pub struct Vm {
     recipe: Recipe,
     accelerator: Arc<dyn Accelerator>,
     board: Board,
+    wiring: Wiring,
     payload: BootPayload,
     ram: Vec<Arc<RamBlock>>,
     console: Arc<console::ConsoleGate>,

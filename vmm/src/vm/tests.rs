@@ -452,7 +452,7 @@ fn a_processor_that_stands_still_does_nothing_until_it_goes_on() {
 
 /// A console that remembers what was written.
 #[derive(Default)]
-struct Paper {
+pub(super) struct Paper {
     text: Mutex<String>,
     grown: Condvar,
 }
@@ -466,7 +466,25 @@ impl CharSink for Paper {
 }
 
 impl Paper {
-    fn wait_for(&self, wanted: &str) {
+    /// How much was written so far.
+    pub(super) fn length(&self) -> usize {
+        self.text.lock().len()
+    }
+
+    /// Waits until so much more is written.
+    pub(super) fn wait_for_more(&self, more: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut text = self.text.lock();
+        let wanted = text.len() + more;
+        while text.len() < wanted {
+            assert!(
+                !self.grown.wait_until(&mut text, deadline).timed_out(),
+                "the guest is silent"
+            );
+        }
+    }
+
+    pub(super) fn wait_for(&self, wanted: &str) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut text = self.text.lock();
         while !text.contains(wanted) {

@@ -109,7 +109,7 @@ impl KvmVm {
 
     /// How often the first vCPU was left for something that Tern has to serve.
     #[cfg(test)]
-    pub(super) fn exits(&self) -> u64 {
+    pub(crate) fn exits(&self) -> u64 {
         self.machine.lock().cpus.first().expect("a vCPU").vcpu.exits()
     }
 
