@@ -257,7 +257,7 @@ fn the_monitor_tells_of_processors_and_parameters_in_words_and_of_a_property_tha
     assert_eq!(said.status.code(), Some(1), "{said:?}");
     let refused = text(&said.stderr);
     assert!(
-        refused.contains("'iobase' of /machine/serial0 can no longer be set: the object is in use"),
+        refused.contains("'iobase' of /machine/serial0 can no longer be set: it is fixed once the object is made"),
         "{refused}"
     );
 }

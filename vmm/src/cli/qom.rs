@@ -22,7 +22,7 @@ Example:
   vm qom tree web /machine --properties        # the machine, with what it is made with
   vm qom get web serial                        # every property of an object
   vm qom get web serial state                  # what of it a snapshot would hold
-  vm qom set web pvpanic events 1              # refused where the object is in use")]
+  vm qom set web pvpanic events 1              # refused: what an object is made with is fixed once it is made")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

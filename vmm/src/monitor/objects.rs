@@ -176,7 +176,7 @@ mod tests {
         serial.freeze();
         assert_eq!(
             refused("iobase", json!(0x3f8)),
-            "property 'iobase' of /serial can no longer be set: the object is in use"
+            "property 'iobase' of /serial can no longer be set: it is fixed once the object is made"
         );
         let nobody = set(&vm, "/nowhere", "x", &json!(1)).expect_err("no such object");
         assert_eq!(nobody.class, ErrorClass::DeviceNotFound);

@@ -28,8 +28,8 @@ pub enum PropertyError {
         /// The property.
         name: String,
     },
-    /// The object is in use and its configuration fixed.
-    #[error("property '{name}' of {path} can no longer be set: the object is in use")]
+    /// The object is made (a device realized, a user's object completed) and its configuration fixed.
+    #[error("property '{name}' of {path} can no longer be set: it is fixed once the object is made")]
     Frozen {
         /// The object.
         path: String,
@@ -541,7 +541,7 @@ mod tests {
         assert!(card.properties().iter().all(|property| !property.settable));
         assert_eq!(
             card.set_property("irq", 6).expect_err("frozen").to_string(),
-            "property 'irq' of /card can no longer be set: the object is in use"
+            "property 'irq' of /card can no longer be set: it is fixed once the object is made"
         );
     }
 
