@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -73,6 +73,88 @@ fn why_a_vm_in_the_background_ended_is_in_its_log() {
         assert_eq!((&said["how"], &said["exit-code"]), (&json!("guest-exit"), &json!(3)));
         assert_eq!(log.ends_with("its.log"), name == "b", "{log:?}");
     }
+}
+
+/// A snapshot of a VM under `qtest`, in this folder.
+fn snapshot(home: &Scratch) -> String {
+    let file = home.file("s.tern").display().to_string();
+    let run = ["run", "--name", "saved", "--memory", "64M", "--console", "null"];
+    let _vm = Detached::start(home, &run);
+    home.vm_ok(&["snapshot", "saved", &file, "--stop"]);
+    home.vm_ok(&["quit", "saved"]);
+    file
+}
+
+#[test]
+fn a_restore_that_is_interrupted_ends_at_once_and_leaves_nothing_behind() {
+    let home = Scratch::new();
+    let file = snapshot(&home);
+    for (signal, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
+        // The signal waits for whoever asks for it first.
+        let script = format!("kill -{signal} $$; exec \"$0\" \"$@\"");
+        let vm = home.command(&["restore", &file, "--name", "a", "--accel", "qtest", "--json"]);
+        let mut command = Command::new("env");
+        command
+            .arg(format!("--block-signal={signal}"))
+            .args(["sh", "-c", &script])
+            .arg(vm.get_program())
+            .args(vm.get_args())
+            .env("XDG_RUNTIME_DIR", home.path())
+            .stdin(Stdio::null());
+        let output = command.output().expect("coreutils are there");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("interrupted by signal"), "{said}");
+        assert!(!said.contains("\"started\""), "its guest does not run first: {said}");
+        assert_eq!(home.contents(), ["s.tern"], "nothing is left behind");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_receiver_that_has_no_guest_and_leaves_the_terminal_as_it_was() {
+    let home = Scratch::new();
+    let vm = home.command(&["receive", "tcp:127.0.0.1:0", "--name", "a", "--accel", "qtest"]);
+    let mut command = Command::new("setsid");
+    command
+        .arg("--ctty")
+        .arg(vm.get_program())
+        .args(vm.get_args())
+        .env("XDG_RUNTIME_DIR", home.path());
+    let mut user = AtTerminal::start(command);
+    user.wait_for("Ctrl-C ends it");
+    user.press("\u{3}");
+    assert_eq!(user.wait_exit().code(), Some(130), "{}", user.screen());
+    assert!(user.is_as_before());
+    assert_eq!(home.contents(), [""; 0], "nothing is left behind");
+}
+
+#[test]
+fn a_vm_whose_snapshot_becomes_shorter_under_it_ends_with_the_reason() {
+    let home = Scratch::new();
+    let file = snapshot(&home);
+    let restore = [
+        "restore",
+        &file,
+        "--verify=none",
+        "--name",
+        "a",
+        "--accel",
+        "qtest",
+        "--console",
+        "null",
+        "--json",
+    ];
+    let mut vm = home.start(&restore);
+    vm.wait_message("that it runs", |said| said.find("\"started\""));
+    let shortened = fs::File::options()
+        .write(true)
+        .open(&file)
+        .and_then(|file| file.set_len(4096));
+    shortened.expect("a file of ours");
+    // To boot anew is to read what it boots from.
+    let _ = monitor(&home, &["-c", "system_reset"], "");
+    assert_eq!(vm.wait_exit().code(), Some(7), "{}", vm.messages());
+    assert!(vm.messages().contains("s.tern"), "{}", vm.messages());
 }
 
 /// Runs the prompt of the VM `a` on these lines.

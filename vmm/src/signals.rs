@@ -42,8 +42,8 @@ const FATAL: [c_int; 10] = [
     libc::SIGALRM,
 ];
 
-/// SIGINT, SIGTERM and SIGHUP as a file descriptor.
-#[derive(Debug)]
+/// SIGINT, SIGTERM and SIGHUP as a file descriptor. A copy reads from the same one.
+#[derive(Clone, Debug)]
 pub struct SignalFd(Arc<OwnedFd>);
 
 impl SignalFd {
@@ -116,6 +116,8 @@ fn action(signal: c_int, new: Option<&libc::sigaction>) -> io::Result<libc::siga
     }
 }
 
+/// What is said where mapped memory is gone, and the exit code.
+static LOST_MEMORY: OnceLock<(Vec<u8>, u8)> = OnceLock::new();
 static LAST_WORD: OnceLock<fn()> = OnceLock::new();
 static PREVIOUS: [OnceLock<libc::sigaction>; FATAL.len()] = [const { OnceLock::new() }; FATAL.len()];
 
@@ -131,31 +133,58 @@ pub fn before_fatal_signals(cleanup: fn()) -> io::Result<()> {
     if LAST_WORD.set(cleanup).is_err() {
         return Ok(());
     }
-    for (signal, previous) in FATAL.into_iter().zip(&PREVIOUS) {
-        // SAFETY: as in `action`: all zeros are a valid sigaction.
-        let mut new: libc::sigaction = unsafe { mem::zeroed() };
-        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) = last_word;
-        new.sa_sigaction = handler as libc::sighandler_t;
-        // On the alternative stack, or a stack overflow would never be heard of.
-        new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        let old = action(signal, None)?;
-        if old.sa_sigaction != libc::SIG_IGN && previous.set(old).is_ok() {
-            action(signal, Some(&new))?;
-        }
+    FATAL.into_iter().try_for_each(hear)
+}
+
+/// Has `last_word` called before a signal ends the process.
+fn hear(signal: c_int) -> io::Result<()> {
+    // SAFETY: as in `action`: all zeros are a valid sigaction.
+    let mut new: libc::sigaction = unsafe { mem::zeroed() };
+    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) = last_word;
+    new.sa_sigaction = handler as libc::sighandler_t;
+    // On the alternative stack, or a stack overflow would never be heard of.
+    new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    let old = action(signal, None)?;
+    let previous = FATAL.iter().position(|known| *known == signal).map(|at| &PREVIOUS[at]);
+    if old.sa_sigaction != libc::SIG_IGN && previous.is_some_and(|previous| previous.set(old).is_ok()) {
+        action(signal, Some(&new))?;
     }
     Ok(())
+}
+
+/// Has the process end with `message` on stderr and the exit code `code` where it uses memory that is mapped from a file and that the
+/// file no longer has: SIGBUS would end it without a word. Once per process; a second message is ignored.
+///
+/// A processor of the guest that uses such memory does not come here: KVM_RUN fails then.
+///
+/// # Errors
+///
+/// The kernel refused to change the action of the signal.
+pub fn explain_lost_memory(message: String, code: u8) -> io::Result<()> {
+    if LOST_MEMORY.set((message.into_bytes(), code)).is_err() {
+        return Ok(());
+    }
+    hear(libc::SIGBUS)
 }
 
 extern "C" fn last_word(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     if let Some(cleanup) = LAST_WORD.get() {
         cleanup();
     }
+    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO.
+    let reason = unsafe { (*info).si_code };
+    if let (libc::SIGBUS, libc::BUS_ADRERR, Some((message, code))) = (signal, reason, LOST_MEMORY.get()) {
+        // A reader that is gone is told nothing. `write` is async-signal-safe, which a locked stderr is not.
+        // SAFETY: the buffer is as long as is said; what the descriptor leads to does not matter.
+        let _ = unsafe { libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len()) };
+        // SAFETY: _exit is async-signal-safe and has no precondition.
+        unsafe { libc::_exit((*code).into()) };
+    }
     let at = FATAL.iter().position(|known| *known == signal);
     if let Some(previous) = at.and_then(|at| PREVIOUS[at].get()) {
         let _ = action(signal, Some(previous));
     }
-    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO.
-    let sent_by_a_process = unsafe { (*info).si_code } <= 0;
+    let sent_by_a_process = reason <= 0;
     if sent_by_a_process {
         // A fault comes again by itself as soon as this returns; a signal that was sent has to be sent again.
         // SAFETY: raise is async-signal-safe and has no precondition.

@@ -10,7 +10,9 @@ use std::{
 
 use rustix::{
     process::getpgrp,
-    termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr},
+    termios::{
+        LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
+    },
 };
 
 use crate::signals::before_fatal_signals;
@@ -25,8 +27,10 @@ static IS_RAW: AtomicBool = AtomicBool::new(false);
 pub struct RawTerminal(());
 
 impl RawTerminal {
-    /// Makes the terminal of standard input raw: keys reach the guest one by one, Ctrl-C among them. Output is left as it was, so that
-    /// messages of the VMM still begin at the left edge.
+    /// Makes the terminal of standard input raw: keys come one by one. Output is left as it was, so that messages of the VMM still begin
+    /// at the left edge.
+    ///
+    /// Until there is a guest, Ctrl-C still interrupts the process; from [`keys_are_the_guests`] on it is a key like any other.
     ///
     /// `None` where standard input is no terminal, or belongs to another job now (`vm run &`), or is raw already.
     ///
@@ -39,9 +43,12 @@ impl RawTerminal {
             return Ok(None);
         }
         let before = tcgetattr(&stdin)?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        raw.output_modes |= before.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+        let mut raw = raw(&before);
+        raw.local_modes |= LocalModes::ISIG;
+        // Not those that would leave a raw terminal behind: nothing is typed to stop or to dump a process.
+        for other in [SpecialCodeIndex::VSUSP, SpecialCodeIndex::VQUIT] {
+            raw.special_codes[other] = DISABLED;
+        }
         let _ = BEFORE.set(before);
         before_fatal_signals(restore)?;
         if IS_RAW.swap(true, Ordering::SeqCst) {
@@ -50,6 +57,27 @@ impl RawTerminal {
         let guard = Self(());
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         Ok(Some(guard))
+    }
+}
+
+/// The special character of a terminal that nobody can type (`_POSIX_VDISABLE`).
+const DISABLED: u8 = 0;
+
+fn raw(before: &Termios) -> Termios {
+    let mut raw = before.clone();
+    raw.make_raw();
+    raw.output_modes |= before.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+    raw
+}
+
+/// From now on every key is the guest's, Ctrl-C among them; where no terminal is raw, nothing happens. Not to be called while the
+/// [`RawTerminal`] may be dropped.
+pub fn keys_are_the_guests() {
+    if IS_RAW.load(Ordering::SeqCst)
+        && let Some(before) = BEFORE.get()
+    {
+        // A terminal that is gone has no keys.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &raw(before));
     }
 }
 
@@ -73,10 +101,7 @@ fn restore() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::{
-        pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-        termios::LocalModes,
-    };
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::{
         fs::File,
         io::{Read, Write},
@@ -94,6 +119,12 @@ mod tests {
             .expect("the terminal obeys")
             .expect("it is a terminal");
         assert!(RawTerminal::enter().expect("no trouble").is_none(), "one guest has it");
+        let modes = tcgetattr(stdin()).expect("a terminal").local_modes;
+        assert!(
+            modes.contains(LocalModes::ISIG) && !modes.intersects(LocalModes::ICANON | LocalModes::ECHO),
+            "Ctrl-C interrupts until there is a guest"
+        );
+        keys_are_the_guests();
         stdin().read_exact(&mut [0]).expect("a key");
         match ending.as_str() {
             "drop" => drop(raw),

@@ -5,27 +5,32 @@
 //! what it shares with the user: the session, the streams, the working directory; what it says later is in its [`Log`]. If it ends before that, the command ends with its
 //! exit code.
 //!
-//! It leaves the session that late so that Ctrl-C reaches both as long as the user waits. A command that is gone by then takes
-//! no report, and the VM ends.
+//! It leaves the session that late so that Ctrl-C reaches it as long as the user waits; the command passes on the signals that only it
+//! gets, and waits for the second process to have ended, whose exit code it has then. If the command ends without it (by SIGKILL,
+//! say), the kernel sends the second process SIGTERM, and that ends as at Ctrl-C. A command that is gone by the time of the report
+//! takes none, and the VM ends.
 
 use std::{
     env,
     fs::{self, File},
-    io::{BufRead, BufReader, Read, Write, stdout},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write, stdout},
     os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{self, Child, Command, Stdio},
 };
 
 use rustix::{
-    process::{chdir, setsid},
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{Pid, Signal, chdir, getppid, kill_process, set_parent_process_death_signal, setsid},
     stdio::{dup2_stderr, dup2_stdout},
 };
 use serde_json::Value;
 
 use super::{error::CliError, messages::Messages};
+use crate::signals::SignalFd;
 
-/// Tells the second process that it is the second one. Nobody else is to set it.
+/// Tells the second process that it is the second one, and which the first is. Nobody else is to set it.
 const MARK: &str = "TERN_DETACHED";
 
 /// A report may be so long at most: a few paths and an address.
@@ -36,16 +41,35 @@ pub(super) fn is_the_second_process() -> bool {
     env::var_os(MARK).is_some()
 }
 
+/// In the second process: has it asked to end when the command that waits for it ends first.
+pub(super) fn end_with_the_command() -> Result<(), CliError> {
+    set_parent_process_death_signal(Some(Signal::TERM)).map_err(|error| CliError::Process(error.into()))?;
+    // It may have ended before anybody was told of it.
+    let command = env::var(MARK)
+        .ok()
+        .and_then(|pid| pid.parse().ok())
+        .and_then(Pid::from_raw);
+    if command.is_some() && getppid() == command {
+        return Ok(());
+    }
+    Err(nobody_waits())
+}
+
+fn nobody_waits() -> CliError {
+    CliError::Start("the command that waits for this VM has ended, and so does the VM".into())
+}
+
 /// Starts this command in a second process, waits until that says that its guest runs, and prints what it says. Returns the exit code.
 pub(super) fn start(messages: Messages) -> Result<u8, CliError> {
     let program = env::current_exe().map_err(CliError::Process)?;
     let mut vm = Command::new(program)
         .args(env::args_os().skip(1))
-        .env(MARK, "1")
+        .env(MARK, process::id().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(CliError::Process)?;
+    pass_signals_on(&vm).map_err(CliError::Process)?;
     let report = vm.stdout.take().and_then(read_report);
     let Some(report) = report else {
         let status = vm.wait().map_err(CliError::Process)?;
@@ -60,6 +84,32 @@ pub(super) fn start(messages: Messages) -> Result<u8, CliError> {
     };
     tell(&report, messages)?;
     Ok(0)
+}
+
+/// Passes on to the VM's process what asks this one to end, until it has something to say or has ended.
+fn pass_signals_on(vm: &Child) -> io::Result<()> {
+    let Some(pipe) = &vm.stdout else { return Ok(()) };
+    // Only now, as the other process is not to inherit that they are blocked.
+    let signals = SignalFd::block()?;
+    let signal_fd = signals.fd();
+    loop {
+        let mut ready = [
+            PollFd::new(pipe, PollFlags::IN),
+            PollFd::new(&*signal_fd, PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if !ready[0].revents().is_empty() {
+            return Ok(());
+        }
+        while let Some(signal) = signals.next().and_then(|number| Signal::from_named_raw(number.into())) {
+            // One that has ended by now needs no asking.
+            let _ = kill_process(Pid::from_child(vm), signal);
+        }
+    }
 }
 
 /// What the VM's process reports, or `None` if it ends before.
@@ -94,6 +144,7 @@ fn tell(report: &Value, messages: Messages) -> Result<(), CliError> {
 /// In the second process, whose guest runs: says so, and leaves what it shares with the user. From then on what it says goes to the log.
 pub(super) fn leave(report: &Value, log: &Log) -> Result<(), CliError> {
     let failed = |error: rustix::io::Errno| CliError::Process(error.into());
+    set_parent_process_death_signal(None).map_err(failed)?;
     setsid().map_err(failed)?;
     chdir("/").map_err(failed)?;
     let null = File::options()
@@ -105,7 +156,10 @@ pub(super) fn leave(report: &Value, log: &Log) -> Result<(), CliError> {
     let mut pipe = stdout().lock();
     pipe.write_all(format!("{report}\n").as_bytes())
         .and_then(|()| pipe.flush())
-        .map_err(CliError::Process)?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => nobody_waits(),
+            _ => CliError::Process(error),
+        })?;
     dup2_stdout(&null).and_then(|()| dup2_stderr(&log.file)).map_err(failed)
 }
 

@@ -66,6 +66,21 @@ pub enum CliError {
     /// The VM could not be started, restored or made ready to receive.
     #[error("{0}")]
     Start(String),
+    /// The file behind a guest's memory has changed under it.
+    #[error(
+        "{name} has ended, and its guest is lost: its memory is mapped from {file:?} (--verify=none), which has become shorter since, or \
+         whose storage fails; restore it from a whole copy of the snapshot, which has to stay as it is as long as the guest runs, or \
+         without --verify=none"
+    )]
+    MemoryLost {
+        /// The VM.
+        name: VmName,
+        /// The snapshot.
+        file: PathBuf,
+    },
+    /// A signal came before there was a guest.
+    #[error("interrupted by signal {0}; nothing is left of what was begun")]
+    Interrupted(u8),
     /// A VM in the foreground could not go on.
     #[error("{name} has ended: {why}")]
     VmFailed {
@@ -120,6 +135,8 @@ impl CliError {
             Self::NotMoved { .. } => Exit::NotMoved,
             Self::Undecided { .. } => Exit::Undecided,
             Self::Usage(_) => Exit::Usage,
+            Self::MemoryLost { .. } => Exit::MemoryLost,
+            Self::Interrupted(number) => Exit::Signal(*number),
             _ => Exit::Failed,
         }
     }

@@ -19,6 +19,7 @@ Exit codes:
   4      a migration or snapshot failed or was cancelled; the guest is where it was
   5      a guest was handed over and never heard of; decide with \"vm resolve\"
   6      a VM in the foreground: its guest reported a panic, by pvpanic
+  7      a VM restored with --verify=none: the file behind its guest's memory has become shorter
   128+N  a VM in the foreground was ended by signal N; while \"vm resolve\" has to decide about
          its guest, only by a second SIGINT or SIGTERM within 10 seconds
   The value that a guest writes to the test-exit port is the exit code of its VM.
@@ -35,6 +36,7 @@ pub(super) enum Exit {
     NotMoved,
     Undecided,
     GuestPanicked,
+    MemoryLost,
     Signal(u8),
     Guest(u8),
 }
@@ -49,6 +51,7 @@ impl Exit {
             Self::NotMoved => 4,
             Self::Undecided => 5,
             Self::GuestPanicked => 6,
+            Self::MemoryLost => 7,
             Self::Signal(number) => number.saturating_add(128),
             Self::Guest(value) => value,
         }

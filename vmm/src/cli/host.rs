@@ -6,7 +6,7 @@ use std::{
     process::Command,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -108,8 +108,27 @@ pub(super) fn hold(
         }
     }
     let mut foreground = Foreground::prepare(args, messages)?;
-    let vm = make(&mut foreground)?;
-    foreground.serve(&vm)
+    let made = make(&mut foreground);
+    let made = match foreground.interruption.came() {
+        None => made,
+        Some(number) => {
+            if let Ok(vm) = made {
+                // It has neither been handed over nor announced, so that nothing is lost.
+                let _ = vm.quit(ShutdownReason::HostSignal(number));
+            }
+            Err(CliError::Interrupted(number))
+        }
+    };
+    match made {
+        Ok(vm) => foreground.serve(&vm),
+        Err(error) => {
+            // What there is to say is said on the user's terminal.
+            if let Some(log) = foreground.log.take() {
+                log.ended_well();
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Everything around a VM that is about to be made.
@@ -123,6 +142,7 @@ pub struct Foreground {
     console_spec: ConsoleSpec,
     event_loop: EventLoop,
     signals: SignalFd,
+    interruption: Arc<Interruption>,
     listener: PrivateListener,
     place: Place,
     name: VmName,
@@ -144,6 +164,9 @@ impl Foreground {
     /// The name or the address is taken, or the console cannot be had.
     pub fn prepare(args: &HostArgs, messages: Messages) -> Result<Self, CliError> {
         let signals = SignalFd::block().map_err(CliError::Process)?;
+        if args.detach {
+            detach::end_with_the_command()?;
+        }
         let name = args.name.clone().unwrap_or_else(VmName::of_this_process);
         let control = args.control.as_deref().map(|path| args.lasting(path));
         let place = Place::claim(&name, control.as_deref())?;
@@ -165,6 +188,10 @@ impl Foreground {
             console,
             console_spec,
             event_loop,
+            interruption: Arc::new(Interruption {
+                signals: signals.clone(),
+                came: AtomicU8::new(0),
+            }),
             signals,
             listener,
             place,
@@ -211,6 +238,11 @@ impl Foreground {
         Attention::new(self.address.clone(), self.messages, self.event_loop())
     }
 
+    /// The wish to end that comes before [`Self::serve`] looks for one.
+    pub(super) fn interruption(&self) -> Arc<Interruption> {
+        Arc::clone(&self.interruption)
+    }
+
     pub(super) fn messages(&self) -> Messages {
         self.messages
     }
@@ -230,10 +262,12 @@ impl Foreground {
             messages.news("console", format_args!("the console is {}", pty.display()), json!({}));
         }
         if messages.is_json() || console.has_terminal() || !self.named_by_user {
-            let hint = if console.has_terminal() {
-                "; Ctrl-A H shows its keys, Ctrl-A X leaves it"
-            } else {
-                ""
+            let hint = match (console.has_terminal(), &self.listening) {
+                (true, None) => "; Ctrl-A H shows its keys, Ctrl-A X leaves it",
+                (true, Some(_)) => {
+                    "; Ctrl-C ends it, until its guest is there; Ctrl-A H shows its keys, Ctrl-A X leaves it"
+                }
+                (false, _) => "",
             };
             let mut fields =
                 json!({ "name": self.name.as_str(), "control": self.place.socket(), "pid": std::process::id() });
@@ -327,6 +361,24 @@ impl Foreground {
         // Who waits for the name finds that everything is said.
         drop(place);
         Ok(code)
+    }
+}
+
+/// A signal that asks the process to end while it makes its VM, for work that takes long.
+#[derive(Debug)]
+pub(super) struct Interruption {
+    signals: SignalFd,
+    /// Its number, or 0.
+    came: AtomicU8,
+}
+
+impl Interruption {
+    /// The number of the signal, once one has come.
+    pub(super) fn came(&self) -> Option<u8> {
+        if let Some(number) = self.signals.next() {
+            self.came.store(number, Ordering::SeqCst);
+        }
+        Some(self.came.load(Ordering::SeqCst)).filter(|number| *number != 0)
     }
 }
 

@@ -12,13 +12,14 @@ use hw::{
 };
 use migration::{
     listener::Reach,
+    progress::Progress,
     snapshot::{RestoreOptions, Verify},
 };
 use vmstate::qom::TypeTable;
 
 use super::{
     error::CliError,
-    host::Foreground,
+    host::{Foreground, Interruption},
     progress::{Bar, SharedBar},
     receive, restore, run,
     trial::Trial,
@@ -29,6 +30,7 @@ use crate::{
     event_loop::LoopHandle,
     guest::EMBEDDED_GUEST,
     instance::{Instance, InstanceOptions, StartError},
+    signals::explain_lost_memory,
     vm::{CreateError, Host, Runner, Vm, VmSpec},
 };
 
@@ -191,11 +193,39 @@ pub(super) fn restore(args: &restore::Args, foreground: &Foreground) -> Result<A
         ..RestoreOptions::default()
     };
     let name = Some(foreground.name().to_string());
-    let bar = SharedBar::from(Bar::new("reading the snapshot", foreground.messages()));
+    if options.verify == Verify::None {
+        // Of the snapshot's file, as nothing else is mapped that somebody could shorten.
+        let lost = CliError::MemoryLost {
+            name: foreground.name().clone(),
+            file: std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone()),
+        };
+        let line = format!("{}\n", foreground.messages().error_line(&lost));
+        explain_lost_memory(line, lost.exit_code().code()).map_err(CliError::Process)?;
+    }
+    let reading = Reading {
+        bar: SharedBar::from(Bar::new("reading the snapshot", foreground.messages())),
+        interruption: foreground.interruption(),
+    };
     instance
-        .restore(&args.file, name, &options, &bar)
+        .restore(&args.file, name, &options, &reading)
         .map_err(start_error)?;
     Ok(instance)
+}
+
+/// Shows how a snapshot is read, and stops that at the user's wish.
+struct Reading {
+    bar: SharedBar,
+    interruption: Arc<Interruption>,
+}
+
+impl Progress for Reading {
+    fn advanced(&self, done: u64, total: u64) {
+        self.bar.advanced(done, total);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.interruption.came().is_some()
+    }
 }
 
 /// A VM that waits for its guest; it does not listen yet.

@@ -40,12 +40,16 @@ impl Messages {
     }
 
     /// News of a VM in the foreground, for stderr, beside the guest's console.
-    pub(super) fn news(self, event: &str, text: impl Display, mut fields: Value) {
+    pub(super) fn news(self, event: &str, text: impl Display, fields: Value) {
+        say(&self.news_line(event, text, fields));
+    }
+
+    fn news_line(self, event: &str, text: impl Display, mut fields: Value) -> String {
         if self.json {
             fields["event"] = event.into();
-            say(&fields.to_string());
+            fields.to_string()
         } else {
-            say(&format!("vm: {text}"));
+            format!("vm: {text}")
         }
     }
 
@@ -72,8 +76,13 @@ impl Messages {
 
     /// Why the command failed.
     pub(super) fn error(self, error: &CliError) {
+        say(&self.error_line(error));
+    }
+
+    /// What [`Self::error`] says.
+    pub(super) fn error_line(self, error: &CliError) -> String {
         let fields = json!({ "error": error.to_string(), "exit-code": error.exit_code().code() });
-        self.news("error", error, fields);
+        self.news_line("error", error, fields)
     }
 }
 

@@ -32,7 +32,7 @@ pub use spec::{ConsoleSpec, ConsoleSpecError};
 
 use crate::{
     event_loop::EventLoop,
-    terminal::RawTerminal,
+    terminal::{RawTerminal, keys_are_the_guests},
     unix_socket::{PrivateListener, SocketError},
 };
 use clients::Clients;
@@ -211,8 +211,14 @@ impl ConsoleHandle {
     /// Begins to feed input to `frontend`. Once per console; later calls are ignored.
     pub fn attach(&self, frontend: Arc<dyn CharFrontend>) {
         if self.0.guest.set(frontend).is_ok() {
-            self.0
-                .on_loop(|shared, event_loop| shared.pump_input(event_loop, NOT_READY));
+            let has_terminal = self.0.input.lock().looks_for_keys();
+            self.0.on_loop(move |shared, event_loop| {
+                // On the loop's thread, which is also the one that lets go of the terminal.
+                if has_terminal {
+                    keys_are_the_guests();
+                }
+                shared.pump_input(event_loop, NOT_READY);
+            });
         }
     }
 }

@@ -55,6 +55,16 @@ pub enum CrashCause {
     Panicked(String),
 }
 
+impl CrashCause {
+    /// Whether the host cannot provide the guest's memory, so that it is better not looked at.
+    fn is_of_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::MemoryFault { .. } | Self::RunFailed(libc::EFAULT | libc::EHWPOISON)
+        )
+    }
+}
+
 impl fmt::Display for CrashCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -221,6 +231,7 @@ pub fn crash(apic_id: u32, vcpu: &VcpuHandle, bus: &Bus, cause: CrashCause) -> V
         _ => Vec::new(),
     };
     if instruction.is_empty()
+        && !cause.is_of_memory()
         && let (Some(rip), Some(sregs)) = (rip, &sregs)
     {
         instruction = bytes_from_memory(vcpu.fd(), bus, sregs.cs.base.wrapping_add(rip));
