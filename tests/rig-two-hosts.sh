@@ -4,9 +4,9 @@
 # Takes about ten minutes and two processors, and is therefore no part of .ci/run; run it when something about CPU models,
 # under vmm/src/accel/kvm or in migration changes.
 #
-#   tests/rig-two-hosts.sh                      builds vm and checks it with the guest that is built in
-#   tests/rig-two-hosts.sh VM                   checks this one
-#   tests/rig-two-hosts.sh VM KERNEL INITRD     the same with Linux as the guest, as tests/rig-linux.sh makes it
+#   tests/rig-two-hosts.sh                      builds vm, and checks it with Debian's kernel as tests/rig-linux.sh does
+#   tests/rig-two-hosts.sh VM KERNEL INITRD     checks these
+#   tests/rig-two-hosts.sh --embedded [VM]      the same with the guest that is built in: quicker
 #
 # CPU_ONE, CPU_TWO, KERNEL_ONE and KERNEL_TWO choose other hosts. The exit status is 0 if all went well.
 set -euo pipefail
@@ -14,6 +14,8 @@ script=$(realpath "$0")
 here=$(dirname "$script")
 # shellcheck source-path=SCRIPTDIR
 . "$here/rig/checks.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$here/rig/linux.sh"
 
 # QEMU's emulation does not bring Debian's kernel up as an Opteron_G4 or G5, so the older host is the one before those, with
 # their SSE and as many leaves of CPUID.
@@ -45,16 +47,15 @@ hear() {
 begins() {
 	local name=$1 model=$2
 	if [ -n "${kernel:-}" ]; then
-		start "$name" run --cpu "$model" --cpus 2 --memory 256M --kernel "$kernel" --initrd "$initrd" \
-			--cmdline 'console=ttyS0 panic=-1 quiet loglevel=4 tern.run=smpcheck tern.mib=32 tern.rate=5 tern.beat=1000'
-		await "$name" '^GUEST-READY'
+		boots "$name" 2 "$smpcheck" --cpu "$model"
+		checks_itself "$name"
 	else
 		# The emulated machine loses AVX by itself.
 		start "$name" run --cpu "$model" --cpus 2 --memory 64M --cmdline 'mib=24 beat=200 avx=0 dirty=8 rate=max'
 		await "$name" '^tern-guest: ready'
+		await "$name" '^beat '
+		verify "$name"
 	fi
-	await "$name" '^beat '
-	verify "$name"
 }
 
 # arrives NAME STEP: waits for a guest at an address that the other side is told
@@ -74,11 +75,23 @@ goes() {
 	hear "$2"
 	ask migrate "$1" "$heard" --downtime-limit 60s
 	ends "$1"
+	tell "$2-beat" "${beat[$1]}"
+}
+
+# came NAME STEP: the guest that the other side has sent goes on here, and was not booted anew on the way
+came() {
+	hear "$2-beat"
+	beat[$1]=$heard
+	goes_on "$1"
 }
 
 goes_on() {
-	await "$1" '^beat '
-	verify "$1"
+	if [ -n "${kernel:-}" ]; then
+		checks_itself "$1"
+	else
+		await "$1" '^beat '
+		verify "$1"
+	fi
 }
 
 # --- the checks: each side runs them in the same order ---
@@ -110,12 +123,12 @@ there_and_back() {
 		begins a "$model"
 		goes a "$1-there"
 		arrives c "$1-back"
-		goes_on c
+		came c "$1-back"
 		ask quit c
 		ends c
 	else
 		arrives b "$1-there"
-		goes_on b
+		came b "$1-there"
 		goes b "$1-back"
 	fi
 	tell "$1-done"
@@ -161,7 +174,7 @@ checks=(
 # --- where they run ---
 
 if [ "${1:-}" = --inside ]; then
-	me=$2 shared=$3 vm=$4 kernel=${5:-} initrd=${6:-}
+	me=$2 shared=$3 release=$4 vm=$5 kernel=${6:-} initrd=${7:-}
 	case $me in
 	one) other=two address=192.0.2.1 ;;
 	two) other=one address=192.0.2.2 ;;
@@ -170,7 +183,8 @@ if [ "${1:-}" = --inside ]; then
 	touch "$ledger"
 	# An emulated machine that has locked up is given up at once.
 	echo 1 >/proc/sys/kernel/softlockup_panic
-	echo "host $me: $(uname -r), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
+	runs_kernel "$release"
+	echo "host $me: $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
 	trap 'grep -q ^FAILED "$ledger" && touch "$shared/failed"' EXIT
 	for check in "${checks[@]}"; do
 		CHECKS="^$check\$"
@@ -180,26 +194,45 @@ if [ "${1:-}" = --inside ]; then
 	exit
 fi
 cd "$here/.."
+guest=linux
+if [ "${1:-}" = --embedded ]; then guest=embedded && shift; fi
 if [ $# -gt 0 ]; then
 	mapfile -t programs <<<"$(realpath "$@")"
 else
 	cargo build --release -p vmm --bin vm
 	programs=("$PWD/target/release/vm")
+	if [ "$guest" = linux ]; then
+		files=$(tests/rig/linux-guest "${GUEST_KERNEL:-}")
+		mapfile -t -O 1 programs <<<"$files"
+	fi
 fi
+case $guest:${#programs[@]} in embedded:1 | linux:3) ;; *)
+	echo 'usage: rig-two-hosts.sh [VM KERNEL INITRD | --embedded [VM]]' >&2
+	exit 2
+	;;
+esac
 newest() { apt-cache search --names-only "^linux-image-$1\\.[0-9.]+(\\+deb[0-9]+)?-amd64\$" | sort -V | tail -n 1 | cut -d ' ' -f 1; }
 kernel_two=${kernel_two:-$(newest 6.12)}
 [ -n "$kernel_two" ] || {
 	echo 'apt knows no kernel 6.12: add "deb http://deb.debian.org/debian bookworm-backports main" to its sources, or set KERNEL_TWO' >&2
 	exit 1
 }
+release_one=$(release_of "$kernel_one") release_two=$(release_of "$kernel_two")
+case ${KERNEL_ONE-}${KERNEL_TWO-}:$release_one:$release_two in
+:6.1.*:6.12.* | ?*:*) ;;
+*)
+	echo "the two hosts would run $release_one and $release_two, not 6.1 and 6.12" >&2
+	exit 1
+	;;
+esac
 shared=$(mktemp -d)
 trap 'rm -rf "$shared"' EXIT
 # A kernel does not trust the emulated TSC by itself, and then kvmclock promises no order between vCPUs; how far they come apart
 # depends on how badly the kernel has measured the TSC. It is one for all emulated processors.
 host() {
-	local rc=0
-	tools/rig --wire "$shared/wire,$2" --cpu "$3" --kernel "$4" --append tsc=reliable --cpus 2 --timeout 1800 --share "$shared" -- \
-		"$script" --inside "$1" "$shared" "${programs[@]}" 2>&1 | sed -u "s/^/$1: /" || rc=$?
+	local rc=0 release=release_$1
+	tools/rig --wire "$shared/wire,$2" --cpu "$3" --kernel "$4" --append tsc=reliable --cpus 2 --timeout 3600 --share "$shared" -- \
+		"$script" --inside "$1" "$shared" "${!release}" "${programs[@]}" 2>&1 | sed -u "s/^/$1: /" || rc=$?
 	# The other one need not wait for this one any more.
 	[ "$rc" = 0 ] || touch "$shared/failed"
 	return "$rc"

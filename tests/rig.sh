@@ -34,6 +34,7 @@ runs_to_its_end() {
 
 exit_status_is_the_guests() {
 	start a run --memory 64M --cmdline "$idle"
+	await a '^tern-guest: ready'
 	await a '^beat '
 	type_keys a e7
 	ends a 7
@@ -57,13 +58,10 @@ snapshots() {
 	verify a
 	local from=a how
 	for how in full none full; do
-		ask snapshot "$from" "$from.tern"
+		snapshot "$from" "$from.tern"
 		await "$from" '^beat '
-		killed "$from"
-		start "$from$how" restore "$from.tern" "--verify=$how"
+		restores "$from" "$from$how" "$from.tern" "--verify=$how"
 		from=$from$how
-		await "$from" '^beat '
-		verify "$from"
 	done
 	type_keys "$from" q
 	ends "$from"
@@ -96,10 +94,11 @@ stop_and_cont() {
 	done
 	verify a
 	# A stopped guest stays so where it is restored.
-	ask snapshot a a.tern --stop
+	snapshot a a.tern --stop
 	ask quit a
 	ends a
 	start b restore a.tern
+	beat[b]=${beat[a]}
 	until ask info b >b.info 2>&1; do
 		kill -0 "${pid[b]}" 2>/dev/null || die "$(cat b.said)"
 	done

@@ -3,13 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::guest::EmbeddedGuest;
+use crate::guest::{EmbeddedGuest, boots};
 use crate::process::Scratch;
 
 const INITRD: &str = "initrd-min.cpio";
 
 /// What no line of a healthy guest contains.
-const BAD: [&str; 5] = [" BAD ", "Kernel panic", "BUG:", "Oops", "WARNING:"];
+const BAD: [&str; 7] = [
+    " BAD ",
+    "Kernel panic",
+    "BUG:",
+    "Oops",
+    "WARNING:",
+    "rcu: INFO",
+    "soft lockup",
+];
 
 /// The guest's kernel and its initramfs.
 #[derive(Clone, Debug)]
@@ -70,11 +78,11 @@ pub trait LinuxConsole: EmbeddedGuest {
     ///
     /// # Panics
     ///
-    /// If the guest complains before.
+    /// If the guest complains before, or boots.
     #[track_caller]
     fn wait_for(&mut self, begin: &str) -> String {
         let line = self.wait_line(begin, |line| {
-            line.contains(begin) || BAD.iter().any(|bad| line.contains(bad))
+            line.contains(begin) || boots(line) || BAD.iter().any(|bad| line.contains(bad))
         });
         assert!(line.contains(begin), "the guest says: {line}\n{}", self.about());
         line

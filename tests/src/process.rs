@@ -253,12 +253,22 @@ impl VmProcess {
     /// If it does not end.
     #[track_caller]
     pub fn wait_exit(&mut self) -> ExitStatus {
+        self.wait_last_words();
+        self.child.wait().expect("a child can be waited for")
+    }
+
+    /// Waits until all is here that a process has said that has ended.
+    ///
+    /// # Panics
+    ///
+    /// If it has not ended.
+    #[track_caller]
+    pub fn wait_last_words(&self) {
         // Both streams end with the process, and waiting for them has a deadline.
         for log in [&self.console, &self.messages] {
             let end = log.wait(0, |_| None::<()>).expect_err("waits for the end");
             assert!(end.contains("ended"), "the process does not end\n{}", self.transcript());
         }
-        self.child.wait().expect("a child can be waited for")
     }
 
     fn transcript(&self) -> String {

@@ -1,10 +1,12 @@
 //! What is done to guests again and again: saved, killed and restored; moved to another process.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use vmm::monitor::client::Client;
 
-use crate::guest::EmbeddedGuest;
+use crate::guest::{Beat, EmbeddedGuest};
 use crate::process::{Scratch, VmProcess};
 
 /// A guest that wanders from process to process. Each process has a folder of its own, so that two share nothing but the
@@ -35,8 +37,18 @@ impl Wanderer {
     /// Starts a guest with these arguments of `vm run`.
     #[must_use]
     pub fn launch(args: &[&str]) -> Self {
+        Self::launch_with_faults(args, "")
+    }
+
+    /// As [`Self::launch`], and its first process breaks what it saves or sends by this plan ([`migration::fault`]).
+    #[must_use]
+    pub fn launch_with_faults(args: &[&str], faults: &str) -> Self {
         let home = Scratch::new();
-        let vm = home.start(&[&["run", "--name", NAME], args].concat());
+        let mut command = home.command(&[&["run", "--name", NAME], args].concat());
+        if !faults.is_empty() {
+            command.env("TERN_FAULTS", faults);
+        }
+        let vm = VmProcess::start(command);
         Self {
             vm,
             home,
@@ -45,7 +57,7 @@ impl Wanderer {
         }
     }
 
-    /// Saves the running guest, kills its process, and restores it in a new one.
+    /// Saves the running guest, kills its process, and restores it in a new one, where it goes on: it has not booted anew.
     ///
     /// # Panics
     ///
@@ -55,16 +67,33 @@ impl Wanderer {
         self.moves += 1;
         let file = self.between.file(&format!("{}.tern", self.moves));
         let path = file.to_str().expect("the folder's name is text");
+        let earliest = self.beat();
         self.home.vm_ok(&["snapshot", NAME, path]);
         self.vm.kill();
+        self.vm.wait_last_words();
+        let latest = self.beat();
         let home = Scratch::new();
         let verify = format!("--verify={verify}");
         self.vm = home.start(&["restore", path, "--name", NAME, &verify]);
         self.home = home;
-        self.vm.wait_beat();
+        self.goes_on(&earliest, &latest);
     }
 
-    /// Moves the guest to a new process while it runs; returns the account of `vm migrate`.
+    /// The last heartbeat, for which it waits only if there was none.
+    #[track_caller]
+    fn beat(&mut self) -> Beat {
+        self.vm.last_beat().unwrap_or_else(|| self.vm.wait_beat())
+    }
+
+    /// Waits for a heartbeat, and expects that it is the one that follows.
+    #[track_caller]
+    fn goes_on(&mut self, earliest: &Beat, latest: &Beat) {
+        if let Err(why) = self.vm.wait_beat().follows(earliest, latest) {
+            panic!("the guest is not the one that it was: {why}\n{}", self.vm.about());
+        }
+    }
+
+    /// Moves the guest to a new process while it runs, where it goes on: it has not booted anew. Returns the account of `vm migrate`.
     ///
     /// # Panics
     ///
@@ -79,6 +108,8 @@ impl Wanderer {
         };
         let target = home.start(&["receive", &listen, "--name", NAME]);
         let uri = target.first_message();
+        let mut monitor = home.monitor(NAME);
+        self.beat();
         let account = self
             .home
             .vm_ok(&["migrate", NAME, &uri, "--json", "--downtime-limit", "1s"]);
@@ -93,9 +124,11 @@ impl Wanderer {
             "the source says where the guest went: {}",
             self.vm.messages()
         );
+        let last = self.beat();
         self.vm = target;
         self.home = home;
-        self.vm.wait_beat();
+        self.goes_on(&last, &last);
+        assert_no_reset(&mut monitor);
         account
             .lines()
             .last()
@@ -113,6 +146,16 @@ impl Wanderer {
     #[must_use]
     pub fn home(&self) -> &Scratch {
         &self.home
+    }
+}
+
+/// Expects that this monitor has told of no reset.
+#[track_caller]
+fn assert_no_reset(monitor: &mut Client) {
+    // Whatever has happened is told before the answer.
+    monitor.execute("query-status", json!({})).expect("a living VM");
+    while let Some(event) = monitor.next_event(Duration::ZERO).expect("a living VM") {
+        assert_ne!(event["event"], "RESET", "the guest was reset: {event}");
     }
 }
 

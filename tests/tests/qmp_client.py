@@ -1,9 +1,10 @@
 """Drives a VM of Tern's through qemu.qmp, as a program would that was written for QEMU.
 
-    qmp_client.py SOURCE_SOCKET SOURCE_PID RECEIVER_SOCKET RECEIVER_URI
+    qmp_client.py SOURCE_SOCKET SOURCE_PID RECEIVER_SOCKET RECEIVER_URI FORSAKEN_URI PANICS_SOCKET ENDS_SOCKET
 
 The source runs a guest with two vCPUs, its console on a pseudo-terminal; at the end the guest runs at the receiver, and
-that has been asked to quit. Anything that is not as with QEMU ends the program with an exception.
+that has been asked to quit. A migration to another receiver is cancelled. The guests of the last two tell pvpanic what is
+typed on their consoles, which are pseudo-terminals too. Anything that is not as with QEMU ends the program with an exception.
 """
 
 import asyncio
@@ -88,9 +89,17 @@ async def who_it_is(vm, pid):
 
     [console] = await vm.ask("query-chardev")
     same((console["label"], console["frontend-open"]), ("serial0", True))
-    pty = console["filename"].removeprefix("pty:")
-    os.close(os.open(pty, os.O_RDWR | os.O_NOCTTY))
     return identity
+
+
+async def console_of(vm):
+    """The console's other end. What is typed may be lost where that is closed before the VM has read it."""
+    [console] = await vm.ask("query-chardev")
+    return open(console["filename"].removeprefix("pty:"), "r+b", buffering=0, opener=no_terminal)
+
+
+def no_terminal(path, flags):
+    return os.open(path, flags | os.O_NOCTTY)
 
 
 async def what_there_is(vm):
@@ -149,6 +158,18 @@ async def stops_and_goes_on(vm):
     same((await vm.ask("query-status"))["status"], "running")
 
 
+async def restarts_itself(vm):
+    with await console_of(vm) as console:
+        # A key that comes before the guest listens is lost on it.
+        listens = b""
+        while b"ready" not in listens:
+            listens += console.read(4096)
+        console.write(b"r")
+        data, _ = await vm.heard("RESET")
+    same(data, {"guest": True, "reason": "guest-reset"})
+    same((await vm.ask("query-status"))["status"], "running")
+
+
 async def does_not_move_to_nobody(vm):
     await vm.ask("migrate", uri="unix:/nowhere/at/all")
     await vm.heard("MIGRATION", lambda data: data["status"] == "setup")
@@ -157,6 +178,40 @@ async def does_not_move_to_nobody(vm):
     same(account["status"], "failed")
     has(account["error-desc"], "nobody answers")
     same((await vm.ask("query-status"))["status"], "running")
+
+
+async def is_called_back(vm, uri):
+    """A migration that would take minutes is cancelled, and the guest goes on where it is."""
+    await vm.ask("migrate-set-parameters", max_bandwidth=100_000)
+    await vm.ask("migrate", uri=uri)
+    await vm.heard("MIGRATION", lambda data: data["status"] == "active")
+    same(await vm.ask("migrate_cancel"), {})
+    _, before = await vm.heard("MIGRATION", lambda data: data["status"] == "cancelled")
+    between = {event["data"]["status"] for event in before if event["event"] == "MIGRATION"}
+    assert between <= {"cancelling"}, before
+    same((await vm.ask("query-migrate"))["status"], "cancelled")
+    same(await vm.ask("query-status"), {"running": True, "status": "running"})
+    # There is nothing to cancel, which QEMU minds as little.
+    same(await vm.ask("migrate_cancel"), {})
+    await vm.ask("migrate-set-parameters", max_bandwidth=0)
+
+
+async def panics(vm):
+    with await console_of(vm) as console:
+        console.write(b"\x01")
+        data, _ = await vm.heard("GUEST_PANICKED")
+        same(data, {"action": "poweroff"})
+        data, _ = await vm.heard("SHUTDOWN")
+    same(data, {"guest": True, "reason": "guest-panic"})
+    await vm.ended()
+
+
+async def switches_itself_off(vm):
+    with await console_of(vm) as console:
+        console.write(b"\x04")
+        data, _ = await vm.heard("SHUTDOWN")
+    same(data, {"guest": True, "reason": "guest-shutdown"})
+    await vm.ended()
 
 
 async def moves(vm, uri):
@@ -185,18 +240,22 @@ async def arrives(vm, identity):
     await vm.ended()
 
 
-async def main(source, pid, receiver, uri):
+async def main(source, pid, receiver, uri, forsaken, panicking, ending):
     vm = await Vm("source").connect(source)
     identity = await who_it_is(vm, pid)
     await what_there_is(vm)
     await what_is_refused(vm)
     await stops_and_goes_on(vm)
+    await restarts_itself(vm)
     await does_not_move_to_nobody(vm)
+    await is_called_back(vm, forsaken)
     there = await Vm("receiver").connect(receiver)
     same(await there.ask("query-status"), {"running": False, "status": "inmigrate"})
     same(await there.ask("query-cpus-fast"), [])
     await moves(vm, uri)
     await arrives(there, identity)
+    await panics(await Vm("panicking").connect(panicking))
+    await switches_itself_off(await Vm("ending").connect(ending))
 
 
 asyncio.run(main(*sys.argv[1:]))

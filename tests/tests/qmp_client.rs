@@ -19,8 +19,37 @@ fn python() -> String {
     String::from_utf8_lossy(&made.stdout).trim_end().to_owned()
 }
 
+/// A kernel with one segment, at 1 MiB, and its 64-bit entry there: it writes to pvpanic what comes in at the serial port.
+fn tells_pvpanic() -> Vec<u8> {
+    const CODE: [u8; 19] = [
+        0x66, 0xba, 0xfd, 0x03, // mov $0x3fd, %dx
+        0xec, // in %dx, %al
+        0xa8, 0x01, // test $1, %al
+        0x74, 0xf7, // jz to the beginning
+        0xb2, 0xf8, // mov $0xf8, %dl
+        0xec, // in %dx, %al
+        0x66, 0xba, 0x05, 0x05, // mov $0x505, %dx
+        0xee, // out %al, %dx
+        0xeb, 0xed, // jmp to the beginning
+    ];
+    const ADDRESS: u64 = 1 << 20;
+    // ELF header, and one program header behind it (System V ABI, "Object Files").
+    let mut file = vec![0; 64];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    file[24..32].copy_from_slice(&ADDRESS.to_le_bytes());
+    file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
+    file.extend([1_u32, 7].iter().flat_map(|word| word.to_le_bytes()));
+    for number in [120, ADDRESS, ADDRESS, 19, 19, 4096] {
+        file.extend(u64::to_le_bytes(number));
+    }
+    file.extend(CODE);
+    file
+}
+
 #[test]
-fn qemus_client_asks_stops_resets_and_moves_a_guest_and_hears_of_it() {
+fn qemus_client_asks_stops_resets_and_moves_guests_and_hears_of_what_they_do() {
     needs_kvm!();
     let python = python();
     let scratch = Scratch::new();
@@ -36,9 +65,29 @@ fn qemus_client_asks_stops_resets_and_moves_a_guest_and_hears_of_it() {
         "pty",
     ]);
     let mut receiver = scratch.start(&["receive", "tcp:127.0.0.1:0", "--name", "b", "--console", "null"]);
-    source.wait_message("the console's name", |text| {
-        text.contains("the console is").then_some(())
-    });
+    let mut forsaken = scratch.start(&["receive", "tcp:127.0.0.1:0", "--name", "c", "--console", "null"]);
+    let kernel = scratch.file("kernel");
+    std::fs::write(&kernel, tells_pvpanic()).expect("a file");
+    let kernel = kernel.to_str().expect("text");
+    let small = |name: &str| {
+        scratch.start(&[
+            "run",
+            "--name",
+            name,
+            "--memory",
+            "32M",
+            "--console",
+            "pty",
+            "--kernel",
+            kernel,
+        ])
+    };
+    let (mut panicking, mut ending) = (small("panicking"), small("ending"));
+    for vm in [&source, &panicking, &ending] {
+        vm.wait_message("the console's name", |text| {
+            text.contains("the console is").then_some(())
+        });
+    }
     let socket = |name| scratch.file(&format!("tern/{name}.sock"));
     let client = Command::new(python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qmp_client.py"))
@@ -46,6 +95,8 @@ fn qemus_client_asks_stops_resets_and_moves_a_guest_and_hears_of_it() {
         .arg(source.pid().to_string())
         .arg(socket("b"))
         .arg(receiver.first_message())
+        .arg(forsaken.first_message())
+        .args(["panicking", "ending"].map(socket))
         .output()
         .expect("Python can be run");
     assert!(
@@ -57,4 +108,7 @@ fn qemus_client_asks_stops_resets_and_moves_a_guest_and_hears_of_it() {
         receiver.messages()
     );
     assert!(source.wait_exit().success() && receiver.wait_exit().success());
+    assert!(!forsaken.wait_exit().success(), "nobody came");
+    assert_eq!(panicking.wait_exit().code(), Some(6), "{}", panicking.messages());
+    assert!(ending.wait_exit().success(), "{}", ending.messages());
 }

@@ -1,6 +1,8 @@
 //! The tests can fail: what the shipped engine breaks on purpose, a check finds, and names the page or the field.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use migration::fault::Plan;
@@ -10,6 +12,7 @@ use tern_tests::guest::EmbeddedGuest;
 use tern_tests::machine::{Machine, Site};
 use tern_tests::needs_kvm;
 use tern_tests::process::{Scratch, VmProcess};
+use tern_tests::scenario::{Over, Wanderer};
 use tern_tests::state::nowhere_zero;
 use vmm::vm::{Vm, VmSpec};
 use vmstate::qom::sections::{IncomingSection, load_tree};
@@ -186,6 +189,157 @@ fn every_field_of_every_device_that_is_zeroed_on_the_way_is_named() {
             differing(&source, &arrived),
             [fault.as_str()],
             "this field and no other"
+        );
+    }
+}
+
+/// A guest without page tables, which triple-faults at its first instruction. It boots again, and then works as ever.
+const RESET_ON_ARRIVAL: &str = "field:/machine/cpu-0:system.cr3";
+
+/// What a test says that fails.
+fn complaint(test: impl FnOnce()) -> String {
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).expect_err("the test fails");
+    *failed.downcast::<String>().expect("it says why")
+}
+
+#[test]
+fn a_guest_that_boots_anew_on_arrival_is_not_taken_for_the_one_that_was_saved_or_moved() {
+    needs_kvm!();
+    let start = || {
+        let args = ["--memory", MEMORY, "--cmdline", CMDLINE];
+        let mut guest = Wanderer::launch_with_faults(&args, RESET_ON_ARRIVAL);
+        guest.vm.wait_ready();
+        guest
+    };
+    for how in ["full", "none"] {
+        let why = complaint(|| start().save_and_restore(how));
+        assert!(why.contains("started anew"), "{why}");
+    }
+    for over in [Over::Tcp, Over::Unix] {
+        let why = complaint(|| {
+            start().migrate(over);
+        });
+        assert!(why.contains("started anew"), "{why}");
+    }
+}
+
+/// Runs a check in the way of the scripts that check on the emulated machine, whose functions it has; returns whether it went
+/// well, and what was said.
+fn shell_check(vm: &Path, check: &str, faults: &str) -> (bool, String) {
+    let rig = Path::new(env!("CARGO_MANIFEST_DIR")).join("rig");
+    let script = format!(
+        "set -euo pipefail; . {rig}/checks.sh; . {rig}/linux.sh; vm={vm}; check() {{ {check}; }}; checks=(check); run_at here",
+        rig = rig.display(),
+        vm = vm.display()
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).env_remove("CHECKS");
+    if !faults.is_empty() {
+        command.env("TERN_FAULTS", faults);
+    }
+    let output = command.output().expect("bash can be run");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn a_guest_that_boots_anew_on_arrival_is_found_out_by_the_checks_of_the_emulated_machine() {
+    needs_kvm!();
+    let start = format!("start a run --memory {MEMORY} --cmdline '{CMDLINE}'; await a '^tern-guest: ready'; verify a");
+    for arrives in ["moves a b tcp:127.0.0.1:0", "snapshot a a.tern; restores a b a.tern"] {
+        let check = format!("{start}; {arrives}; type_keys b q; ends b");
+        let (well, said) = shell_check(tern_tests::binary::vm(), &check, "");
+        assert!(well, "{said}");
+        let (well, said) = shell_check(tern_tests::binary::vm(), &check, RESET_ON_ARRIVAL);
+        assert!(!well && said.contains("has started anew"), "{said}");
+    }
+}
+
+/// What a Linux guest says that goes on with everything; `checks_itself` is content with it.
+const SOUND: [&str; 6] = [
+    "GUEST-READY uptime=1 run=smpcheck",
+    "beat 5 t=3.5 cpus=2 rounds=5..7 timers=5 mails=6 xsaves=5",
+    "verify ok 8192 pages",
+    "beat 6 t=4.5 cpus=2 rounds=6..7 timers=5 mails=7 xsaves=6",
+    "beat 7 t=5.5 cpus=2 rounds=7..9 timers=7 mails=8 xsaves=7",
+    "beat 8 t=6.5 cpus=2 rounds=8..9 timers=8 mails=9 xsaves=8",
+];
+
+#[test]
+fn what_a_linux_guest_complains_of_or_does_not_go_on_with_is_found_out_by_the_checks_of_the_emulated_machine() {
+    let scratch = Scratch::new();
+    let (vm, console) = (scratch.file("vm"), scratch.file("console"));
+    // It ends once it was asked to verify.
+    let script = format!("#!/bin/sh\ncat {}\nhead -c 1 >/dev/null\n", console.display());
+    std::fs::write(&vm, script).expect("a script");
+    std::fs::set_permissions(&vm, std::fs::Permissions::from_mode(0o755)).expect("it may be run");
+    let says = |lines: &[&str]| {
+        std::fs::write(&console, lines.join("\n") + "\n").expect("a file");
+        let check = "counts='rounds timers mails xsaves'; start a run; await a '^GUEST-READY'; checks_itself a; ends a";
+        shell_check(&vm, check, "")
+    };
+    let (well, said) = says(&SOUND);
+    assert!(well, "{said}");
+
+    // The line with this number is another one, and that is what is told.
+    for (at, line, told) in [
+        (4, "clock BAD cpu 1 clock 0 is 1.0 and was 2.0", "clock BAD"),
+        (4, "Kernel panic - not syncing: Fatal exception", "Kernel panic"),
+        (4, "BUG: unable to handle page fault", "BUG:"),
+        (4, "GUEST-READY uptime=1 run=smpcheck", "has started anew"),
+        (
+            4,
+            "beat 0 t=5.5 cpus=2 rounds=0..0 timers=0 mails=0 xsaves=0",
+            "does not follow",
+        ),
+        (
+            4,
+            "beat 9 t=5.5 cpus=2 rounds=7..9 timers=7 mails=8 xsaves=7",
+            "does not follow",
+        ),
+        (
+            4,
+            "beat 7 t=1.5 cpus=2 rounds=7..9 timers=7 mails=8 xsaves=7",
+            "t= has not gone on",
+        ),
+        (
+            4,
+            "beat 7 t=5.5 cpus=2 rounds=7..9 timers=7 mails=5 xsaves=7",
+            "mails= has not gone on",
+        ),
+    ] {
+        let mut lines = SOUND;
+        lines[at] = line;
+        let (well, said) = says(&lines);
+        assert!(!well && said.contains(told), "{line}: {said}");
+    }
+    for stands in ["rounds", "timers", "mails", "xsaves"] {
+        let frozen = SOUND.map(|line| match line.split_once(&format!("{stands}=")) {
+            Some((before, rest)) => {
+                let after = rest.find(' ').map_or("", |end| &rest[end..]);
+                format!("{before}{stands}=5{after}")
+            }
+            None => line.to_owned(),
+        });
+        let (well, said) = says(&frozen.each_ref().map(String::as_str));
+        assert!(!well && said.contains("did not say"), "{stands}: {said}");
+    }
+}
+
+#[test]
+fn a_run_on_the_emulated_machine_that_checks_nothing_has_not_gone_well() {
+    for (script, files) in [("rig.sh", 1), ("rig-linux.sh", 3)] {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+        let mut command = Command::new(script);
+        command
+            .arg("--here")
+            .args(vec!["/bin/true"; files])
+            .env("CHECKS", "nosuch");
+        let output = command.output().expect("bash can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("nothing was checked"),
+            "{said}"
         );
     }
 }

@@ -11,6 +11,8 @@
  *     which each wakes the next one;
  *   - the registers of x87, SSE and, where the kernel offers it, AVX keep what
  *     was put into them, over interrupts and system calls;
+ *   - where the kernel offers XSAVE, XCR0 stays what it was, and XSAVE stores
+ *     what the registers hold and XRSTOR loads it;
  *   - its part of MIB mebibytes holds what was written there, as memcheck's
  *     does, while RATE MiB/s of it are rewritten.
  *
@@ -33,7 +35,7 @@ static const int clocks[CLOCKS] = { 1, 4, 7 };	/* monotonic, raw, boot time */
 struct worker {
 	u32 mail;		/* how often the one before has written; a futex */
 	u32 verifies;		/* how often all of the memory has been verified */
-	u64 rounds, timers, mails, pages_bad;
+	u64 rounds, timers, mails, xsaves, pages_bad;
 } __attribute__((aligned(128)));
 
 static struct shared {
@@ -43,7 +45,7 @@ static struct shared {
 } *all;
 
 static u64 seed, rate;
-static int cpus, avx;
+static int cpus, avx, xsave;
 
 static void clocks_go_on(int me)
 {
@@ -162,6 +164,71 @@ static void registers_keep(int me)
 		    (u64)mxcsr_after, (u64)control_after, x87);
 }
 
+static u64 xcr0(void)
+{
+	u32 low, high;
+
+	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	return (u64)high << 32 | low;
+}
+
+/* the standard format of x87, SSE and AVX, of which the last may be missing */
+struct xsave_area {
+	uint16_t control, status;
+	u8 tag, reserved;
+	uint16_t opcode;
+	u64 ip, dp;
+	u32 mxcsr, mxcsr_mask;
+	u64 st[8][2], xmm[16][2], unused[12];
+	u64 present, header[7];
+	u64 ymm_high[16][2];
+} __attribute__((aligned(64)));
+_Static_assert(offsetof(struct xsave_area, present) == 512, "the header");
+_Static_assert(offsetof(struct xsave_area, ymm_high) == 576, "behind the header");
+
+static void xsave_stores_and_loads(int me)
+{
+	static struct xsave_area area;
+	static struct vectors in, out;
+	static u64 round, components, x87;
+	u64 number = mix(++round) >> 12 | 0x3ff0000000000000;
+	u64 wanted = avx ? 7 : 3;
+	u32 mask = wanted;
+
+	if (!components)
+		components = xcr0();
+	if (xcr0() != components || (components & wanted) != wanted)
+		say("register BAD cpu %u xcr0 %x and was %x\n", (u64)me, xcr0(), components);
+	for (int i = 0; i < 16; i++)
+		for (int j = 0; j < 4; j++)
+			in.word[i][j] = mix(~seed + round * 64 + i * 4 + j);
+	memset(&area, 0, sizeof(area));
+	/* what one load of all has put there, a store finds after a while; and a load of that is the same again */
+#define XSAVE_ROUND(LOAD, STORE, CLEAR) \
+	__asm__ volatile("fldl %[number]\n\t" EACH(LOAD) HOLD \
+		"mov %[mask], %%eax\n\txor %%edx, %%edx\n\txsave %[area]\n\tfninit\n\t" EACH(CLEAR) \
+		"mov %[mask], %%eax\n\txor %%edx, %%edx\n\txrstor %[area]\n\t" EACH(STORE) "fstpl %[x87]" \
+		: [area] "+m"(area), [x87] "=m"(x87) \
+		: [in] "r"(&in), [out] "r"(&out), [number] "m"(number), [mask] "m"(mask) : "rdx", CLOBBERED)
+#define CLEAR_X(n) "pxor %%xmm" #n ", %%xmm" #n "\n\t"
+#define CLEAR_Y(n) "vpxor %%xmm" #n ", %%xmm" #n ", %%xmm" #n "\n\t"
+	if (avx)
+		XSAVE_ROUND(LOAD_Y, STORE_Y, CLEAR_Y);
+	else
+		XSAVE_ROUND(LOAD_X, STORE_X, CLEAR_X);
+	if (area.present != wanted || x87 != number || area.st[0][0] != (number << 11 | 1ull << 63))
+		say("xsave BAD cpu %u components %x x87 %x in memory %x\n", (u64)me, area.present, x87, area.st[0][0]);
+	for (int i = 0; i < 16; i++)
+		for (int j = 0; j < (avx ? 4 : 2); j++) {
+			u64 stored = j < 2 ? area.xmm[i][j] : area.ymm_high[i][j - 2];
+
+			if (stored != in.word[i][j] || out.word[i][j] != in.word[i][j])
+				say("xsave BAD cpu %u vector %u word %u is %x in memory %x and not %x\n", (u64)me,
+				    (u64)i, (u64)j, out.word[i][j], stored, in.word[i][j]);
+		}
+	all->worker[me].xsaves++;
+}
+
 static void verify(int me, const u64 *mem, const u32 *version, u64 pages)
 {
 	u64 my_seed = seed + ((u64)me << 32);
@@ -202,6 +269,8 @@ static void work(int me, int cpu, u64 mib)
 		due = timer_comes(me, fd, due);
 		others_are_reached(me, &mail, &came);
 		registers_keep(me);
+		if (xsave)
+			xsave_stores_and_loads(me);
 		t = now(MONOTONIC);
 		want = (t - before) / 1000 * rate * 256 / 1000000 / cpus;
 		if (want)
@@ -219,8 +288,8 @@ static void work(int me, int cpu, u64 mib)
 	}
 }
 
-/* Whether the kernel keeps AVX registers: what CPUID says here need not be what the kernel goes by. */
-static int offers_avx(void)
+/* Whether the kernel makes use of a feature: what CPUID says here need not be what the kernel goes by. */
+static int offers(const char *feature)
 {
 	static char info[4096];
 	long fd = SYS3(__NR_open, "/proc/cpuinfo", 0, 0);
@@ -228,7 +297,7 @@ static int offers_avx(void)
 
 	SYS3(__NR_close, fd, 0, 0);
 	for (long i = 0; i < n; i++)
-		if (after(info + i, " avx "))
+		if (after(info + i, feature))
 			return 1;
 	return 0;
 }
@@ -256,7 +325,7 @@ static void report_verified(u64 mib)
 static void beat(void)
 {
 	static u64 n;
-	u64 rounds[2] = { -1ull, 0 }, timers = -1ull, mails = -1ull;
+	u64 rounds[2] = { -1ull, 0 }, timers = -1ull, mails = -1ull, xsaves = -1ull;
 
 	for (int i = 0; i < cpus; i++) {
 		struct worker *w = &all->worker[i];
@@ -266,9 +335,10 @@ static void beat(void)
 		rounds[1] = r > rounds[1] ? r : rounds[1];
 		timers = w->timers < timers ? w->timers : timers;
 		mails = w->mails < mails ? w->mails : mails;
+		xsaves = w->xsaves < xsaves ? w->xsaves : xsaves;
 	}
-	say("beat %u t=%t cpus=%u rounds=%u..%u timers=%u mails=%u\n", n++, now(MONOTONIC),
-	    (u64)cpus, rounds[0], rounds[1], timers, mails);
+	say("beat %u t=%t cpus=%u rounds=%u..%u timers=%u mails=%u xsaves=%u\n", n++, now(MONOTONIC),
+	    (u64)cpus, rounds[0], rounds[1], timers, mails, xsaves);
 }
 
 int start(int argc, char **argv, char **envp)
@@ -281,7 +351,8 @@ int start(int argc, char **argv, char **envp)
 	rate = argc > 2 ? number(argv[2], NULL) : 10;
 	seed = argc > 3 ? number(argv[3], NULL) : 1;
 	all = map(sizeof(*all), 1);
-	avx = offers_avx();
+	xsave = offers(" xsave ");
+	avx = offers(" avx ");
 	SYS3(__NR_sched_getaffinity, 0, sizeof(mask), mask);
 	for (int cpu = 0; cpu < MAX_CPUS; cpu++)
 		cpus += mask[cpu / 8] >> cpu % 8 & 1;
@@ -292,7 +363,7 @@ int start(int argc, char **argv, char **envp)
 			work(me, cpu, mib / cpus);
 		me++;
 	}
-	say("smpcheck: %u processors, avx=%u, %u MiB\n", (u64)cpus, (u64)avx, mib);
+	say("smpcheck: %u processors, xsave=%u, avx=%u, %u MiB\n", (u64)cpus, (u64)xsave, (u64)avx, mib);
 	due = now(MONOTONIC);
 	for (;;) {
 		u64 t = now(MONOTONIC);
