@@ -13,6 +13,8 @@ use vmstate::qom::TypeTable;
 
 /// The fields that no program can see, with the reasons.
 const UNSEEN: &str = include_str!("unseen_fields.txt");
+/// Runs in which each field is lost; fewer are too few for some.
+const LEAST: u32 = 400;
 /// A machine has all that its devices have, and they are looked at by themselves as well.
 const MACHINES_ONE_IN: u32 = 8;
 
@@ -20,10 +22,9 @@ fn types() -> Arc<TypeTable> {
     TypeTable::gathered().expect("the types fit together")
 }
 
-/// How many of `usual` cases a type gets.
-fn cases_of(types: &TypeTable, name: &str, usual: u32) -> u32 {
+/// How many of so many cases a type gets.
+fn cases_of(types: &TypeTable, name: &str, cases: u32) -> u32 {
     let class = types.class(name).expect("it is in the table");
-    let cases = cases(usual);
     if class.is_a("machine") {
         cases.div_ceil(MACHINES_ONE_IN)
     } else {
@@ -35,7 +36,8 @@ fn cases_of(types: &TypeTable, name: &str, usual: u32) -> u32 {
 fn every_device_that_is_moved_goes_on_as_if_it_had_not_been() {
     let types = types();
     let moved = devices(&types).into_iter();
-    let wrong = moved.filter_map(|name| split_run::check(&types, name, cases_of(&types, name, 200), seed()).err());
+    let wrong =
+        moved.filter_map(|name| split_run::check(&types, name, cases_of(&types, name, cases(200)), seed()).err());
     let wrong: Vec<_> = wrong.collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
@@ -45,7 +47,12 @@ fn every_field_of_state_is_missed_when_it_is_lost_or_is_in_the_list_of_those_tha
     let types = types();
     let mut found = Found::default();
     for name in types_with_state(&types) {
-        let looked = found.look(&types, name, cases_of(&types, name, 400), seed());
+        let looked = found.look(
+            &types,
+            name,
+            cases_of(&types, name, LEAST).max(LEAST / MACHINES_ONE_IN),
+            seed(),
+        );
         looked.unwrap_or_else(|error| panic!("{error}"));
     }
     assert!(!found.missed.is_empty(), "nothing was seen at all");

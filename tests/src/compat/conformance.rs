@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hw::core::{Device, device_class};
 use vmstate::qom::sections::LoadTreeError;
 use vmstate::qom::{Object, StateDecl, TypeKind, TypeTable};
-use vmstate::state::{Schema, StructValue, WireType};
+use vmstate::state::{Schema, StructValue, Value, WireType};
 
 use super::program::program;
 use super::random::Random;
@@ -280,8 +280,10 @@ pub fn expect_reset(kept: &[&str], section: &SavedSection, expected: &StructValu
     for difference in vmstate::state::diff(&section.value, expected) {
         let path = difference.path.described().to_string();
         if !is_kept(&path) {
+            let shown = |value: Option<Value>| value.map_or_else(|| "absent".to_owned(), |value| value.to_string());
+            let (here, new) = (shown(difference.left), shown(difference.right));
             return Err(format!(
-                "after a reset, {} is as in no new object: {difference}",
+                "after a reset, {path} of {} is {here}, and {new} in a new one",
                 section.path
             ));
         }
