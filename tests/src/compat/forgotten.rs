@@ -66,7 +66,8 @@ impl Found {
             looked.map_err(|error| format!("{type_name}: {error}\n(case {case}; TERN_SEED={seed:#x})"))?;
         }
         if rig.subject().is_a(Device::TYPE) {
-            for scenario in Scenario::directed(types, type_name)? {
+            for scenario in Scenario::directed(types, type_name, seed)? {
+                let scenario = scenario?;
                 if self.is_done(&new) {
                     break;
                 }

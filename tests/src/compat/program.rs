@@ -120,10 +120,19 @@ fn look(ground: &Ground) -> Vec<Op> {
     ops
 }
 
-/// For each register within reach and each byte a program that begins with writing it there, writes to all registers
-/// afterwards, and looks.
+/// A program that is made and not random, and before which step it is split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directed {
+    /// What is done.
+    pub ops: Vec<Op>,
+    /// Before which step.
+    pub split: usize,
+}
+
+/// For each register within reach and each byte two programs: the byte is written there, and after the split something to
+/// all other registers; and the byte is written there after the split. Both look in the end.
 #[must_use]
-pub fn directed(ground: &Ground) -> Vec<Vec<Op>> {
+pub fn directed(ground: &Ground) -> Vec<Directed> {
     let registers = ground.places.iter().flat_map(|place| {
         let offsets = 0..place.size.min(NEAR);
         offsets.map(|offset| (place.space, place.address + offset))
@@ -137,16 +146,21 @@ pub fn directed(ground: &Ground) -> Vec<Vec<Op>> {
     let bytes = registers
         .iter()
         .flat_map(|register| (0..=u8::MAX).map(|byte| (*register, byte)));
-    let program = |(register, byte)| {
+    let programs = bytes.flat_map(|(register, byte)| {
         let others = registers.iter().filter(|other| **other != register);
         let then = others.flat_map(|other| [write(*other, 0), write(*other, u8::MAX)]);
-        [write(register, byte)]
-            .into_iter()
-            .chain(then)
-            .chain(look(ground))
-            .collect()
-    };
-    bytes.map(program).collect()
+        let first = || std::iter::once(write(register, byte));
+        let before = Directed {
+            ops: first().chain(then).chain(look(ground)).collect(),
+            split: 1,
+        };
+        let after = Directed {
+            ops: first().chain(look(ground)).collect(),
+            split: 0,
+        };
+        [before, after]
+    });
+    programs.collect()
 }
 
 fn op(ground: &Ground, addresses: &mut Vec<(Space, u64)>, random: &mut Random) -> Op {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vmstate::qom::TypeTable;
 
 use super::conformance::{any_state, message};
-use super::program::{Op, directed, program};
+use super::program::{Directed, Op, directed, program};
 use super::random::Random;
 use super::rig::{Outside, Pages, Rig, Saved, Seen};
 
@@ -64,22 +64,33 @@ impl Scenario {
         })
     }
 
-    /// The directed cases of a type: each byte written to each register that is near the beginning of a place, the split,
-    /// and then something written to each other one. What waits between two writes, as for the argument of a command, random
-    /// programs meet late.
+    /// The directed cases of a type, for what random programs meet late. Each byte is written to each register that is near
+    /// the beginning of a place: before the split, after which something is written to each other register, as the argument
+    /// of a command that waits for one; and after the split from any legal state, as the command that shows something.
     ///
     /// # Errors
     ///
     /// As [`Self::new`].
-    pub fn directed(types: &Arc<TypeTable>, type_name: &str) -> Result<impl Iterator<Item = Self>, String> {
-        let ground = Rig::new(types, type_name)?.ground();
+    pub fn directed(
+        types: &Arc<TypeTable>,
+        type_name: &str,
+        seed: u64,
+    ) -> Result<impl Iterator<Item = Result<Self, String>>, String> {
+        let programs = directed(&Rig::new(types, type_name)?.ground());
         let (types, type_name) = (Arc::clone(types), type_name.to_owned());
-        Ok(directed(&ground).into_iter().map(move |ops| Self {
-            types: Arc::clone(&types),
-            type_name: type_name.clone(),
-            start: None,
-            ops,
-            split: 1,
+        Ok((0..).zip(programs).map(move |(case, Directed { ops, split })| {
+            let mut random = Random::new(seed, &type_name, case);
+            let start = (split == 0)
+                .then(|| start(&types, &type_name, &mut random))
+                .transpose()?
+                .flatten();
+            Ok(Self {
+                types: Arc::clone(&types),
+                type_name: type_name.clone(),
+                start,
+                ops,
+                split,
+            })
         }))
     }
 
