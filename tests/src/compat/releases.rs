@@ -182,12 +182,6 @@ const HEAD: &str = "\
 ";
 
 impl Release {
-    /// Whether it is on the way to a release, as its version says.
-    #[must_use]
-    pub fn is_pre_release(&self) -> bool {
-        self.version.contains('-')
-    }
-
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         let DeValue::Table(table) = value else {
             return Err("a release is a table".to_owned());
@@ -331,7 +325,6 @@ mod tests {
         let added = released(&home);
         let back = Releases::read(home.path()).expect("a list");
         assert_eq!(back.releases, added.releases);
-        assert!(back.releases[0].is_pre_release() && !back.releases[1].is_pre_release());
         assert_eq!(changes(&home), [""; 0]);
     }
 

@@ -239,7 +239,7 @@ impl fmt::Display for Text<'_> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use vmstate::state::{Description, FieldSchema, StructValue, Value as State, WireType};
+    use vmstate::state::{Description, FieldSchema, Schema, StructValue, Value as State, WireType};
 
     fn side(machine: Option<&str>, sections: &[(&str, WireType, Option<State>)]) -> Descriptions {
         let section = |(name, wire, value): &(&str, WireType, Option<State>)| {
@@ -287,6 +287,20 @@ mod tests {
             "{refused}"
         );
         assert!(Direction::new(&of(256), &reader).breaks());
+    }
+
+    #[test]
+    fn what_only_the_machine_that_loads_it_can_tell_stays_a_condition() {
+        let writer = side(Some("m"), &[("uart", WireType::U16, Some(State::Uint(7)))]);
+        let mut reader = side(None, &[("uart", WireType::U16, None)]);
+        let mut configured = Schema::clone(&reader.sections[0].schema).into_description();
+        configured.fields[0].must_equal = Some("give it the same".to_owned());
+        reader.sections[0].schema = Arc::new(configured.check().expect("legal"));
+        let said = said(&writer, &reader);
+        assert!(
+            said.ends_with("uart: x loads only if it is as the reader's machine is configured"),
+            "{said}"
+        );
     }
 
     #[test]
