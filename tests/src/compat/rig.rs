@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hw::char::{CharFrontend, CharSink, Chardev, HostChardev};
 use hw::core::{
-    Device, DeviceInput, Doorbells, IrqSink, MachineClass, MachineEvents, RealizeCtx, ResetKind, device_class,
+    Device, DeviceInput, Doorbells, IrqSink, MachineClass, MachineEvents, RealizeCtx, ResetKind, Wiring, device_class,
     realize_device, reset_tree,
 };
 use hw::i386::microvm::{Board, BoardSpec, layout};
@@ -285,12 +285,15 @@ impl Rig {
         };
         let board = Board::build(types, &spec).map_err(|error| text(&error))?;
         board.connect_console(world.clone()).map_err(|error| text(&error))?;
-        let (interrupts, events): (Arc<dyn IrqSink>, Arc<dyn MachineEvents>) = (world.clone(), world.clone());
-        board.realize(&interrupts, &events).map_err(|error| text(&error))?;
+        let doorbells = Arc::<Doorbells>::default();
+        let wiring = Wiring {
+            interrupts: world.clone(),
+            events: world.clone(),
+            doorbells: Arc::clone(&doorbells),
+        };
+        board.realize(&wiring).map_err(|error| text(&error))?;
         for cpu in board.cpus() {
-            board
-                .realize_cpu(cpu, &interrupts, &events)
-                .map_err(|error| text(&error))?;
+            board.realize_cpu(cpu, &wiring).map_err(|error| text(&error))?;
         }
         Ok(Self {
             root: Arc::clone(board.root()),
@@ -298,7 +301,7 @@ impl Rig {
             io: board.io().clone(),
             ram,
             world,
-            doorbells: Arc::default(),
+            doorbells,
             inputs: Vec::new(),
             schemas: Vec::new(),
             subject: board.machine().path(),
