@@ -258,7 +258,7 @@ fn built(key: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let vm = binary::build_in(&sources, |cargo| {
         cargo.env("CARGO_TARGET_DIR", versions.join("target"));
         // What it does counts here, and not how fast.
-        for (name, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")] {
+        for (name, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "0")] {
             cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
         }
     });
