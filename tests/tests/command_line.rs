@@ -95,6 +95,8 @@ fn a_restore_that_is_interrupted_ends_at_once_and_leaves_nothing_behind() {
         let vm = home.command(&["restore", &file, "--name", "a", "--accel", "qtest", "--json"]);
         let mut command = Command::new("env");
         command
+            // Whoever runs the tests may ignore it.
+            .arg(format!("--default-signal={signal}"))
             .arg(format!("--block-signal={signal}"))
             .args(["sh", "-c", &script])
             .arg(vm.get_program())
@@ -114,9 +116,10 @@ fn a_restore_that_is_interrupted_ends_at_once_and_leaves_nothing_behind() {
 fn ctrl_c_ends_a_receiver_that_has_no_guest_and_leaves_the_terminal_as_it_was() {
     let home = Scratch::new();
     let vm = home.command(&["receive", "tcp:127.0.0.1:0", "--name", "a", "--accel", "qtest"]);
-    let mut command = Command::new("setsid");
+    let mut command = Command::new("env");
     command
-        .arg("--ctty")
+        // Whoever runs the tests may ignore it.
+        .args(["--default-signal=INT", "setsid", "--ctty"])
         .arg(vm.get_program())
         .args(vm.get_args())
         .env("XDG_RUNTIME_DIR", home.path());
@@ -443,7 +446,8 @@ fn the_console_of_a_vm_in_the_background_is_left_and_found_again_and_ends_with_t
 fn a_console_that_takes_no_input_is_told_with_what_to_do() {
     let home = Scratch::new();
     let quiet = ["--accel", "qtest", "--detach"];
-    for (name, console, wanted) in [("a", "null", "--console unix:PATH"), ("b", "file:b.log", "tail -f ")] {
+    let file = format!("file:{}", home.file("log").display());
+    for (name, console, wanted) in [("a", "null", "--console unix:PATH"), ("b", &file, "tail -f ")] {
         home.vm_ok(&[&["run", "--name", name, "--console", console], &quiet[..]].concat());
         let output = home.vm(&["console", name]);
         assert_eq!(output.status.code(), Some(2));
