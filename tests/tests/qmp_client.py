@@ -124,7 +124,7 @@ async def what_there_is(vm):
 async def what_is_refused(vm):
     same(
         await vm.refused("qom-set", path="/machine/serial0", property="iobase", value=0x2F8),
-        ("GenericError", "property 'iobase' of /machine/serial0 can no longer be set: the object is in use"),
+        ("GenericError", "property 'iobase' of /machine/serial0 can no longer be set: it is fixed once the object is made"),
     )
     same(await vm.ask("qom-get", path="/machine/serial0", property="iobase"), 0x3F8)
     same(await vm.refused("qom-get", path="/nowhere", property="x"), ("DeviceNotFound", "Device '/nowhere' not found"))
