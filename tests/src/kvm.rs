@@ -10,6 +10,11 @@ use rustix::fs::{FlockOperation, flock};
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "the lock goes with the file")] File);
 
+/// Says that the test `name` has not been run, or not all of it, and why: past the capture of the test harness, which would hide it.
+pub fn not_run(name: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT RUN: {name}: {why}");
+}
+
 /// Waits for the turn of the test `name`. Where there is no `/dev/kvm`, says so by name and returns `None`.
 ///
 /// Every test that gets its turn is entered in the file that `TERN_KVM_LEDGER` names, so that CI can count them.
@@ -20,8 +25,7 @@ pub struct Turn(#[expect(dead_code, reason = "the lock goes with the file")] Fil
 #[must_use]
 pub fn turn(name: &str) -> Option<Turn> {
     if !Path::new("/dev/kvm").exists() {
-        // Past the capture of the test harness, which would hide it.
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {name}: there is no /dev/kvm");
+        not_run(name, "there is no /dev/kvm");
         return None;
     }
     let lock = std::env::temp_dir().join("tern-kvm-turn.lock");

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tern_tests::compat::corpus::{FOLDER, Golden};
+use tern_tests::compat::random::{self, Random};
 use tern_tests::compat::releases::Releases;
 use tern_tests::fuzz::{TARGETS, seeds_of, seeds_of_connections};
 use tern_tests::process::Scratch;
@@ -31,32 +32,20 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     of_target.map(|(_, seed)| seed).chain(found).collect()
 }
 
-/// A generator that gives the same numbers each time (xorshift64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 11).unwrap_or(0) % limit.max(1)
-    }
-}
-
 /// A seed with a few bytes changed, cut, put in or taken from elsewhere in it.
-fn mutated(seed: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = seed.to_vec();
-    for _ in 0..=numbers.below(4) {
+    for _ in 0..=random.below(4) {
         if bytes.is_empty() {
             break;
         }
-        let at = numbers.below(bytes.len());
-        match numbers.below(5) {
-            0 => bytes[at] ^= 1 << numbers.below(8),
-            1 => bytes[at] = u8::try_from(numbers.below(256)).expect("a byte"),
+        let at = random.index(bytes.len());
+        match random.below(5) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = random.byte(),
             2 => bytes.truncate(at),
             3 => bytes.insert(at, 0xff),
-            _ => bytes[at] = bytes[numbers.below(bytes.len())],
+            _ => bytes[at] = bytes[random.index(bytes.len())],
         }
     }
     bytes
@@ -66,13 +55,13 @@ fn mutated(seed: &[u8], numbers: &mut Numbers) -> Vec<u8> {
 fn no_seed_and_no_mutation_of_one_breaks_a_promise() {
     for (name, target) in TARGETS {
         let seeds = seeds(name);
-        let mut numbers = Numbers(0x7e57_7e57_7e57_7e57);
+        let mut random = Random::new(random::seed(), name, 0);
         for seed in &seeds {
             target(seed);
         }
         for round in 0..2000 {
-            let seed = seeds.get(numbers.below(seeds.len())).map_or(&[][..], Vec::as_slice);
-            let bytes = mutated(seed, &mut numbers);
+            let seed = seeds.get(random.index(seeds.len())).map_or(&[][..], Vec::as_slice);
+            let bytes = mutated(seed, &mut random);
             let outcome = std::panic::catch_unwind(|| target(&bytes));
             assert!(outcome.is_ok(), "{name}, round {round}: {}", bytes.escape_ascii());
         }

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use tern_tests::compat::lock::SchemaFile;
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::{Release, Releases};
 use tern_tests::guest::EmbeddedGuest;
+use tern_tests::kvm::not_run;
 use tern_tests::machine::Site;
 use tern_tests::needs_kvm;
 use tern_tests::process::Scratch;
@@ -176,9 +176,8 @@ fn golden_guests_run_on_and_find_their_memory_as_they_left_it() {
         let mut restored = match restored {
             Ok(restored) => restored,
             Err(error) if is_of_another_kvm(&file, &error.to_string()) => {
-                // Past the capture of the test harness, which would hide it.
                 let name = "golden_guests_run_on_and_find_their_memory_as_they_left_it";
-                let _ = writeln!(std::io::stderr(), "NOT RUN: {name}: {}: {error}", golden.path.display());
+                not_run(name, &format!("{}: {error}", golden.path.display()));
                 continue;
             }
             Err(error) => panic!("{}: {error}", golden.path.display()),

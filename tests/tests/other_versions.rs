@@ -1,11 +1,10 @@
 //! A guest moves to other versions of Tern and back, live and checking itself: to the newest release that this program differs from, and
 //! to a future one (`tests/future/`), so that the promise is tested before there are old releases.
 
-use std::io::Write as _;
-
 use serde_json::{Value, json};
 use tern_tests::compat::versions::Version;
 use tern_tests::guest::EmbeddedGuest;
+use tern_tests::kvm::not_run;
 use tern_tests::needs_kvm;
 use tern_tests::process::{Scratch, VmProcess};
 
@@ -109,11 +108,10 @@ fn a_guest_of_the_newest_release_comes_here_goes_back_and_comes_again() {
     needs_kvm!();
     match Version::released() {
         Ok(released) => wanders(&Version::here(), &released),
-        // Past the capture of the test harness, which would hide it.
-        Err(why) => {
-            let name = "a_guest_of_the_newest_release_comes_here_goes_back_and_comes_again";
-            let _ = writeln!(std::io::stderr(), "NOT RUN: {name}: {why}");
-        }
+        Err(why) => not_run(
+            "a_guest_of_the_newest_release_comes_here_goes_back_and_comes_again",
+            &why,
+        ),
     }
 }
 

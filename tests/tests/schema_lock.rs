@@ -1,12 +1,12 @@
 //! What was released is held against this program: nothing of it has changed, and state goes there and comes from there.
 
-use std::io::Write as _;
 use std::process::Command;
 
 use serde_json::json;
 use tern_tests::compat::lock::{Break, Direction, SchemaFile, breaks};
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::{Releases, ever_listed};
+use tern_tests::kvm::not_run;
 use vmstate::qom::sections::{Move, SectionSchema};
 use vmstate::state::{Description, FieldSchema, SubsectionSchema, Value, WireType};
 
@@ -49,11 +49,7 @@ fn no_release_is_ever_taken_off_the_list() {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output();
     let Some(log) = log.ok().filter(|log| log.status.success()) else {
-        // Past the capture of the test harness, which would hide it.
-        let _ = writeln!(
-            std::io::stderr(),
-            "NOT RUN: no_release_is_ever_taken_off_the_list: there is no git history here"
-        );
+        not_run("no_release_is_ever_taken_off_the_list", "there is no git history here");
         return;
     };
     let releases = Releases::of_this_repository();

@@ -78,8 +78,9 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
             value,
         } => {
             let arguments = json!({ "path": path, "property": property, "value": json_or_text(value) });
-            asking(vm)?("qom-set", arguments)?;
-            let got = asking(vm)?("qom-get", json!({ "path": path, "property": property }))?;
+            let mut ask = asking(vm)?;
+            ask("qom-set", arguments)?;
+            let got = ask("qom-get", json!({ "path": path, "property": property }))?;
             let text = format!("{property}: {}", plain(&got));
             (vm, Answer { text, value: got })
         }

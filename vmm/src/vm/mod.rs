@@ -87,6 +87,21 @@ pub struct Host {
     pub tsc: TscPolicy,
 }
 
+impl Host {
+    /// A host that adds nothing to a VM, which nothing runs either (`qtest`): for who asks a machine what it is.
+    #[must_use]
+    pub fn without_processors(types: Arc<TypeTable>) -> Self {
+        Self {
+            types,
+            accelerator: "qtest".to_owned(),
+            console: None,
+            runner: Arc::new(ThreadRunner),
+            hidden_features: Vec::new(),
+            tsc: TscPolicy::default(),
+        }
+    }
+}
+
 /// How a VM stands, for those who follow it from outside. It may exist before the VM does, as a receiver's does.
 #[derive(Debug, Default)]
 pub struct Status {

@@ -12,8 +12,7 @@ use serde_json::{Map, Value, json};
 use vmstate::qom::TypeTable;
 use vmstate::state::Schema;
 
-use super::{CreateError, Host, ThreadRunner, Vm, VmSpec, describe, processor};
-use crate::accel::ACCELERATORS;
+use super::{CreateError, Host, Vm, VmSpec, describe, processor};
 
 /// So many vCPUs, and so much memory that some of it lies above the hole below 4 GiB.
 const CPUS: u32 = 2;
@@ -37,14 +36,7 @@ const MEMORY: u64 = 5 << 30;
 ///
 /// There is no such machine, or the host has no memory for one.
 pub fn shape(types: &Arc<TypeTable>, machine: &str, since: Release) -> Result<Value, CreateError> {
-    let host = Host {
-        types: Arc::clone(types),
-        accelerator: ACCELERATORS.last().expect("one runs nothing").name.to_owned(),
-        console: None,
-        runner: Arc::new(ThreadRunner),
-        hidden_features: Vec::new(),
-        tsc: Default::default(),
-    };
+    let host = Host::without_processors(Arc::clone(types));
     let spec = VmSpec {
         machine: machine.to_owned(),
         cpus: CPUS,

@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use hw::core::MachineType;
 use migration::vm::SourceVm;
 use serde_json::{Value, json};
 use vmstate::{
@@ -17,8 +16,8 @@ use vmstate::{
 
 use super::{failed, section_name, snapshot};
 use crate::{
-    cli::CliError,
-    vm::{Host, ThreadRunner, Vm, VmSpec},
+    cli::{CliError, machine::machine_named},
+    vm::{Host, Vm, VmSpec},
 };
 
 /// The longest file of descriptions that is read. Those of a machine take a hundredth of it.
@@ -82,19 +81,8 @@ impl Descriptions {
     /// Those of a machine with one vCPU, in the order in which its state is saved.
     pub(super) fn of_machine(name: &str) -> Result<Self, CliError> {
         let types = TypeTable::gathered().map_err(failed)?;
-        let machine = MachineType::find(&types, name).ok_or_else(|| {
-            failed(format_args!(
-                "there is no machine {name}; \"vm machines\" lists those that there are"
-            ))
-        })?;
-        let host = Host {
-            types,
-            accelerator: "qtest".to_owned(),
-            console: None,
-            runner: Arc::new(ThreadRunner),
-            hidden_features: Vec::new(),
-            tsc: Default::default(),
-        };
+        let machine = machine_named(&types, name)?;
+        let host = Host::without_processors(types);
         let spec = VmSpec {
             machine: machine.name.to_owned(),
             memory: MEMORY,
