@@ -6,7 +6,6 @@
 //! KVM is seen by every load there, which reads all of it back; and what a guest makes of it then, by the guest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +17,6 @@ use tern_tests::compat::lock::SchemaFile;
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::{Release, Releases};
 use tern_tests::guest::EmbeddedGuest;
-use tern_tests::kvm::not_run;
 use tern_tests::machine::Site;
 use tern_tests::needs_kvm;
 use tern_tests::process::Scratch;
@@ -151,17 +149,6 @@ fn every_golden_snapshot_loads_and_saves_again_as_it_was() {
     }
 }
 
-/// Whether a snapshot does not load because the guests of the first release were made on a KVM that is none of the ordinary ones: it
-/// calls a null stack segment usable, which an ordinary one does not, and they have been tried on processors of one vendor only.
-fn is_of_another_kvm(file: &Path, error: &str) -> bool {
-    let cpuid = read(file).manifest.recipe.cpu.cpuid;
-    let [_, b, c, d] = cpuid.first().expect("leaf 0").registers;
-    let vendor = [b, d, c].map(u32::to_le_bytes).concat();
-    let host = fs::read("/proc/cpuinfo").unwrap_or_default();
-    let is_vendors = host.windows(vendor.len()).any(|window| window == vendor);
-    !is_vendors || error.contains("system.ss.unusable")
-}
-
 #[test]
 fn golden_guests_run_on_and_find_their_memory_as_they_left_it() {
     needs_kvm!();
@@ -173,15 +160,7 @@ fn golden_guests_run_on_and_find_their_memory_as_they_left_it() {
         // A guest that keeps its time by kvmclock, as this one does, runs on at a TSC of any speed.
         let site = Site::new("kvm").tolerating_tsc();
         let restored = site.restore(&file, &RestoreOptions::default());
-        let mut restored = match restored {
-            Ok(restored) => restored,
-            Err(error) if is_of_another_kvm(&file, &error.to_string()) => {
-                let name = "golden_guests_run_on_and_find_their_memory_as_they_left_it";
-                not_run(name, &format!("{}: {error}", golden.path.display()));
-                continue;
-            }
-            Err(error) => panic!("{}: {error}", golden.path.display()),
-        };
+        let mut restored = restored.unwrap_or_else(|error| panic!("{}: {error}", golden.path.display()));
         let mut guest = site.machine(restored.vm.vm());
         restored.vm.run().expect("it runs");
         for _ in 0..2 {

@@ -18,7 +18,8 @@ pub const RING3_DATA: u16 = 0x23;
 /// Selector of the flat 64-bit code segment of ring 3.
 pub const RING3_CODE: u16 = 0x2b;
 /// RFLAGS at ring 3: interrupts on, and IOPL 3. The latter is for QEMU's emulated SVM, which refuses the I/O bitmap of a
-/// TSS that KVM has loaded; the bitmap is for a KVM whose IRETQ drops IOPL.
+/// TSS that KVM has loaded; the bitmap is for a KVM whose IRETQ drops IOPL. A guest that has moved from the latter to the
+/// former gets it back by the handler of its general-protection faults.
 pub const RING3_FLAGS: u32 = 0x3202;
 /// Selector of the first processor's TSS; the others follow in steps of 16.
 pub const FIRST_TSS: u16 = 0x30;

@@ -2,8 +2,9 @@
 //!
 //! An interrupt adds one to its vector's counter in the processor's block and is acknowledged; ring 3 looks at the
 //! counters. That of a timer which works by deadlines also sets the next one. UD2 at `ring0_gate` is a call, and three
-//! instructions of `ring0.rs` may fault to say that something is not there. Every other exception ends the program with a
-//! message.
+//! instructions of `ring0.rs` may fault to say that something is not there. An I/O instruction faults where a KVM that
+//! drops IOPL has moved the program to one that refuses the bitmap: it gets its IOPL back. Every other exception ends the
+//! program with a message.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -34,6 +35,8 @@ const _: () = assert!(FIRST_ANSWER as usize + crate::boot::MAX_CPUS <= PIC_SECON
 
 /// In RFLAGS.
 const INTERRUPTS_ON: u32 = 0x200;
+/// The privilege level up to which I/O needs no bitmap, in RFLAGS.
+const IOPL: u32 = 0x3000;
 
 const EXCEPTIONS: usize = 32;
 const EXCEPTION_STUB_BYTES: usize = 16;
@@ -128,6 +131,21 @@ exception_gp:
 2:  mov qword ptr [rsp + 8], offset ring0_refused
     add rsp, 8
     iretq
+1:  bt dword ptr [rsp + 24], 13         // an I/O instruction without IOPL: see RING3_FLAGS
+    jc 1f
+    push rax
+    mov rax, [rsp + 16]
+    cmp byte ptr [rax], 0xf3
+    jne 2f
+    inc rax
+2:  mov al, [rax]
+    and al, 0x7c                        // INS, OUTS: 6c to 6f; IN, OUT: ec to ef
+    cmp al, 0x6c
+    pop rax
+    jne 1f
+    add rsp, 8
+    or dword ptr [rsp + 16], {iopl}
+    iretq
 1:  push 13
 
 exception:                          // vector, error code, RIP, CS, ...: tell them to ring 3
@@ -200,6 +218,7 @@ interrupt_stubs:
     counters = const Cpu::COUNTERS,
     exceptions = const Cpu::EXCEPTIONS,
     ring3_flags = const RING3_FLAGS & !INTERRUPTS_ON,
+    iopl = const RING3_FLAGS & IOPL,
     timer = const TIMER,
     deadline_ticks = const core::mem::offset_of!(Cpu, deadline_ticks),
     stack_top = const core::mem::offset_of!(Cpu, stack_top),

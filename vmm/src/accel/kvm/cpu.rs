@@ -310,7 +310,9 @@ fn segment_of(segment: &kvm_segment) -> SegmentRegister {
         long: l != 0,
         granular: g != 0,
         available: avl != 0,
-        unusable: unusable != 0,
+        // kvm_intel and kvm_amd show either as the other's contrary; a KVM may not, and a state that says both does not
+        // depend on which of them a host looks at.
+        unusable: unusable != 0 || present == 0,
     }
 }
 
