@@ -8,7 +8,7 @@ use crate::ident::ContentHash;
 pub struct Manifest {
     /// What the machine is built from.
     pub recipe: Recipe,
-    /// The tree as it stood; compared and shown, never used for building.
+    /// The tree as it stood: never used for building, but what is built has to be like it.
     pub inventory: Inventory,
 }
 cbor_map!(Manifest, "manifest" { 0 => recipe, 2 => inventory });
@@ -32,8 +32,12 @@ pub struct Recipe {
     pub boot: Vec<BootPayload>,
     /// The objects that the user gave or added later, in that order.
     pub objects: Vec<UserObject>,
+    /// What the user has set of the machine's own objects while they were in use; `None` if nothing.
+    pub settings: Option<Vec<Setting>>,
 }
-cbor_map!(Recipe, "recipe" { 0 => machine, 2 => cpu, 4 => cpus, 6 => memory, 8 => options, 10 => ram, 12 => boot, 14 => objects });
+cbor_map!(Recipe, "recipe" {
+    0 => machine, 2 => cpu, 4 => cpus, 6 => memory, 8 => options, 10 => ram, 12 => boot, 14 => objects, 16 => settings
+});
 
 /// A CPU model: a name for people, and the table that is authoritative.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,10 +112,23 @@ pub struct UserObject {
     pub path: String,
     /// The properties that the user set, in order. No host resource is among them.
     pub properties: Vec<Property>,
+    /// Those that can be set and that the user left as they are, such as the defaults of the writer's version. A reader that does not
+    /// know one of them goes by its own ways. Writers before release 0.1.0 did not tell.
+    pub in_effect: Option<Vec<Property>>,
 }
-cbor_map!(UserObject, "object" { 0 => type_name, 2 => path, 4 => properties });
+cbor_map!(UserObject, "object" { 0 => type_name, 2 => path, 4 => properties, 5 => in_effect });
 
-/// The whole tree with its effective properties: compared and shown, never used for building.
+/// A property of one object that was set while that was in use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Setting {
+    /// The object's canonical path.
+    pub path: String,
+    /// What was set.
+    pub property: Property,
+}
+cbor_map!(Setting, "setting" { 0 => path, 2 => property });
+
+/// The whole tree with its effective properties. It is never used for building; what is built has to be like it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Every object, sorted by path.

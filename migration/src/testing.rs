@@ -149,6 +149,7 @@ impl FakeVm {
                 hash: hash_of(&blocks[1], length).expect("in bounds"),
             }],
             objects: Vec::new(),
+            settings: None,
         };
         let object = |number: u64| {
             let path = format!("/machine/fake{number}");

@@ -18,7 +18,8 @@ use crate::ident::ContentHash;
 
 pub use crate::header::{Header, Identity, Parent};
 pub use crate::manifest::{
-    BootPayload, CpuModel, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe, UserObject,
+    BootPayload, CpuModel, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe, Setting,
+    UserObject,
 };
 
 /// All that is said about a machine before a byte of its RAM moves.

@@ -16,7 +16,7 @@ boots() {
 
 # checks_itself NAME: all processors of a Linux guest go on with every kind of check, and the memory is whole
 checks_itself() {
-	local before=${beat[$1]}
+	local before=${beat[$1]} beats=0
 	if [ -z "$before" ]; then
 		await "$1" '^beat .*cpus=2'
 		before=$line
@@ -25,13 +25,17 @@ checks_itself() {
 	until
 		await "$1" '^beat .*cpus=2'
 		all_higher "$before" "$line"
-	do :; done
+	do
+		[ $((++beats)) -lt 300 ] || die "guest $1 does not go on with every check: first '$before', at last '$line'"
+	done
 }
 
 # all_higher BEFORE AFTER: every count is, of the processor that has done the least
 all_higher() {
-	local key
+	local key before after
 	for key in $counts; do
-		[ "$(count " $key=" "$2")" -gt "$(count " $key=" "$1")" ] || return 1
+		count before " $key=" "$1"
+		count after " $key=" "$2"
+		[ "${after:-0}" -gt "${before:-0}" ] || return 1
 	done
 }

@@ -67,11 +67,13 @@ fn differences(golden: &SnapshotInfo, vm: &Vm, again: &Path) -> Vec<String> {
         .map(|section| ((section.path, section.description), section.schema))
         .collect();
     let mut found = Vec::new();
-    if saved.manifest.recipe != golden.manifest.recipe {
-        found.push(format!(
-            "{:?} and not {:?}",
-            saved.manifest.recipe, golden.manifest.recipe
-        ));
+    // What releases before 0.1.0 did not tell cannot have changed.
+    let mut golden_recipe = golden.manifest.recipe.clone();
+    for (was, is) in golden_recipe.objects.iter_mut().zip(&saved.manifest.recipe.objects) {
+        was.in_effect = was.in_effect.take().or_else(|| is.in_effect.clone());
+    }
+    if saved.manifest.recipe != golden_recipe {
+        found.push(format!("{:?} and not {:?}", saved.manifest.recipe, golden_recipe));
     }
     if (saved.header.identity.vm, saved.header.identity.parent) != (golden.header.identity.vm, Some(golden.as_parent)) {
         found.push("it is another VM, or does not descend from its file".to_owned());

@@ -8,7 +8,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use vmstate::qom::{Object, TypeTable};
+use vmstate::qom::{Object, PropertyError, PropertyValue, TypeTable};
 
 use crate::accel::HostFeatures;
 use crate::run_state::{IllegalTransition, RunState};
@@ -153,6 +153,14 @@ pub trait Control: Send + Sync {
     ///
     /// There is none, it stays, or a migration or snapshot is under way.
     fn device_del(&self, id: &str) -> Result<(), ControlError>;
+
+    /// Sets a property of an object of the tree by the rules of the object model: one that is in use has its configuration fixed but
+    /// for what is declared otherwise. That goes with the VM wherever it moves.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Property`], or a migration or snapshot is under way.
+    fn qom_set(&self, object: &Object, property: &str, value: PropertyValue) -> Result<(), ControlError>;
 
     /// The root of the composition tree, or `None` before a receiver knows what machine it holds.
     fn root(&self) -> Option<Arc<Object>>;
@@ -404,6 +412,9 @@ pub enum ControlError {
         /// There is none of that name.
         not_found: bool,
     },
+    /// A property is not set.
+    #[error(transparent)]
+    Property(#[from] PropertyError),
     /// Only one migration or snapshot at a time.
     #[error(
         "another migration or snapshot of this VM is under way; wait for it, or cancel it by the QMP command \"migrate_cancel\""

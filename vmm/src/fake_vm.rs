@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use vmstate::qom::{Object, TypeTable};
+use vmstate::qom::{Object, PropertyValue, TypeTable};
 
 use crate::{
     accel::HostFeatures,
@@ -229,6 +229,10 @@ impl Control for FakeVm {
 
     fn device_del(&self, id: &str) -> Result<(), ControlError> {
         self.ask(Asked::DeviceDel(id.into()))
+    }
+
+    fn qom_set(&self, object: &Object, property: &str, value: PropertyValue) -> Result<(), ControlError> {
+        Ok(object.set_property(property, value)?)
     }
 
     fn query_migrate(&self) -> MigrationInfo {

@@ -161,7 +161,7 @@ mod tests {
     use vmstate::qom::{PropertyDefaults, TypeTable, add_user_object, delete_user_object};
 
     fn ring(root: &Object, size: u64) -> Arc<Object> {
-        let size = [("size".to_owned(), PropertyValue::Uint(size))];
+        let size = vec![("size".to_owned(), PropertyValue::Uint(size))];
         add_user_object(root, &PropertyDefaults::default(), "chardev-ringbuf", "log", size).expect("it fits")
     }
 

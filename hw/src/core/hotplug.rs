@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vmstate::qom::{
-    AddChildError, AddPropertyError, NewObjectError, Obj, Object, ObjectError, PropertyDefaults, PropertyError,
-    PropertyValue, TypeTable,
+    AddChildError, AddPropertyError, Configuration, NewObjectError, Obj, Object, ObjectError, PropertyDefaults,
+    PropertyError, TypeTable, check_id,
 };
 
 use super::bus::{Bus, BusError};
@@ -118,15 +118,46 @@ impl From<NewObjectError> for HotplugError {
     }
 }
 
+/// What a device is called that is added to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName<'a> {
+    /// By its user, under `peripheral`.
+    Id(&'a str),
+    /// By the first free number, under `peripheral-anon`, which only a device without state can be.
+    Numbered,
+    /// As it was numbered where it comes from.
+    Anonymous(&'a str),
+}
+
+impl<'a> DeviceName<'a> {
+    /// The folders in which devices are that were added, below the machine.
+    pub const FOLDERS: [&'static str; 2] = ["peripheral", "peripheral-anon"];
+
+    /// The name of a device that had `path`; `None` where devices of users never are.
+    #[must_use]
+    pub fn of_path(path: &'a str) -> Option<Self> {
+        let (folder, name) = path.strip_prefix("/machine/")?.split_once('/')?;
+        let at = Self::FOLDERS.iter().position(|known| *known == folder)?;
+        (!name.contains('/')).then_some(if at == 0 { Self::Id(name) } else { Self::Anonymous(name) })
+    }
+
+    fn place(self) -> (&'static str, &'a str) {
+        match self {
+            Self::Id(id) => (Self::FOLDERS[0], id),
+            Self::Numbered => (Self::FOLDERS[1], "device[*]"),
+            Self::Anonymous(name) => (Self::FOLDERS[1], name),
+        }
+    }
+}
+
 /// A device that is to be added to a machine.
 pub struct NewDevice<'a> {
     /// Its type.
     pub type_name: &'a str,
-    /// Its name under `peripheral`; without one it is numbered under `peripheral-anon`, which only a device without
-    /// state can be.
-    pub id: Option<&'a str>,
-    /// What is set of it, in order.
-    pub properties: Vec<(String, PropertyValue)>,
+    /// What it is called.
+    pub name: DeviceName<'a>,
+    /// What is set of it.
+    pub configuration: Configuration,
     /// It comes to a machine that is ready, and not with one that is still being built.
     pub hotplugged: bool,
 }
@@ -159,26 +190,24 @@ pub fn add_device(
             known: hotpluggable_types(types),
         });
     }
+    if let DeviceName::Id(id) = new.name {
+        check_id(id)?;
+    }
     let object = defaults.new_object(types, new.type_name)?;
-    if new.id.is_none() && object.has_state() {
+    if !matches!(new.name, DeviceName::Id(_)) && object.has_state() {
         return Err(HotplugError::NoId {
             type_name: new.type_name.to_owned(),
         });
     }
     cx.set_hotplug(new.hotplugged);
-    let folder = if new.id.is_some() {
-        "peripheral"
-    } else {
-        "peripheral-anon"
-    };
+    let (folder, name) = new.name.place();
     let folder = machine.child(folder).expect("a board makes them");
-    folder.add_child(new.id.unwrap_or("device[*]"), Arc::clone(&object))?;
+    folder.add_child(name, Arc::clone(&object))?;
     let device: Obj<Device> = Obj::new(Arc::clone(&object)).expect("its class is a device's");
     let added = Bus::plug(bus, &device)
         .map_err(HotplugError::from)
         .and_then(|()| {
-            let mut properties = new.properties.into_iter();
-            properties.try_for_each(|(name, value)| object.set_property(&name, value))?;
+            new.configuration.apply(&object)?;
             Ok(())
         })
         .and_then(|()| Ok(realize_device(&object, cx)?));
@@ -210,6 +239,11 @@ pub fn unplug_device(device: &Arc<Object>) -> Result<Unplugged, HotplugError> {
     };
     if !device_class(device).is_some_and(super::DeviceClass::is_hotpluggable) {
         return Err(stays(format!("a {} is there for good", device.type_name())));
+    }
+    let folder = device.parent();
+    let was_added = folder.is_some_and(|folder| DeviceName::FOLDERS.contains(&folder.name().as_str()));
+    if !was_added {
+        return Err(stays("it is part of the board".to_owned()));
     }
     let asks = |class: &HotplugHandlerClass| class.unplug_request;
     let handler = handler_of(device);
@@ -269,6 +303,7 @@ fn hotpluggable_types(types: &TypeTable) -> String {
 mod tests {
     use super::*;
     use crate::core::probe::{ProbeMachine, heard, machine_of};
+    use vmstate::qom::PropertyValue;
 
     /// A machine under a root of that type with a bus and the folders for devices that are added.
     fn machine(root: &str) -> ProbeMachine {
@@ -284,8 +319,8 @@ mod tests {
         let bus = Obj::new(machine.at("/bus")).expect("a bus");
         let new = NewDevice {
             type_name,
-            id,
-            properties: vec![("number".to_owned(), PropertyValue::Uint(number))],
+            name: id.map_or(DeviceName::Numbered, DeviceName::Id),
+            configuration: vec![("number".to_owned(), PropertyValue::Uint(number))].into(),
             hotplugged: true,
         };
         add_device(

@@ -35,8 +35,8 @@ pub use device::{
 pub use doorbell::{Doorbell, DoorbellHandler, DoorbellPlace, Doorbells, NeverQuiet};
 pub use gpio::{GpioError, Gpios, SYSBUS_IRQ};
 pub use hotplug::{
-    HotplugAnswer, HotplugError, HotplugHandler, HotplugHandlerClass, NewDevice, Unplugged, add_device, finish_unplug,
-    set_hotplug_handler, unplug_device,
+    DeviceName, HotplugAnswer, HotplugError, HotplugHandler, HotplugHandlerClass, NewDevice, Unplugged, add_device,
+    finish_unplug, set_hotplug_handler, unplug_device,
 };
 pub use irq::{IrqFd, IrqLine, IrqSink};
 pub use machine::{Machine, MachineClass, MachineType};

@@ -34,8 +34,9 @@ use vmstate::qom::{
 use crate::acpi::generic_event_device::GenericEventDevice;
 use crate::char::{CharSink, Chardev, Serial16550};
 use crate::core::{
-    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, HotplugError, HotplugHandler, MachineClass, NewDevice, RealizeCtx,
-    RealizeError, Release, SYSTEM_BUS, Wiring, add_device, realize_device, set_hotplug_handler, unrealize_device,
+    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, DeviceName, HotplugError, HotplugHandler, MachineClass, NewDevice,
+    RealizeCtx, RealizeError, Release, SYSTEM_BUS, Wiring, add_device, realize_device, set_hotplug_handler,
+    unrealize_device,
 };
 use crate::memory::{AddressSpace, MemoryRegion, MemorySystem, RamBlock, RegionError};
 
@@ -260,7 +261,7 @@ impl Board {
         }
         let machine = new_object(&spec.machine)?;
         root.add_child("machine", Arc::clone(&machine))?;
-        for name in ["peripheral", "peripheral-anon"] {
+        for name in DeviceName::FOLDERS {
             machine.add_child(name, table.new_object("container")?)?;
         }
         let count = u64::try_from(spec.cpus.len()).unwrap_or(u64::MAX);

@@ -15,7 +15,7 @@ use migration::progress::Progress;
 use migration::snapshot::{RestoreError, RestoreOptions};
 use migration::switchover::Limits;
 use thiserror::Error;
-use vmstate::qom::{Object, TypeTable};
+use vmstate::qom::{Object, PropertyValue, TypeTable};
 
 use crate::accel::HostFeatures;
 use crate::control::{
@@ -186,6 +186,7 @@ impl Instance {
         let vm = self.vm_to(operation)?;
         self.jobs.between(|| change(vm))?.map_err(|error| match error {
             ChangeError::Lifecycle(error) => self.control_error(operation, error),
+            ChangeError::Property(error) => error.into(),
             error => ControlError::Change {
                 not_found: matches!(error, ChangeError::NoDevice(_)),
                 reason: error.to_string(),
@@ -408,6 +409,10 @@ impl Control for Instance {
         self.change("take a device off", |vm| vm.delete_device(id))
     }
 
+    fn qom_set(&self, object: &Object, property: &str, value: PropertyValue) -> Result<(), ControlError> {
+        self.change("set a property of", |vm| vm.set_property(object, property, value))
+    }
+
     fn root(&self) -> Option<Arc<Object>> {
         self.vm.get().map(|vm| Arc::clone(vm.root()))
     }
@@ -442,7 +447,6 @@ impl Control for Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmstate::qom::PropertyValue;
 
     use crate::control::MigrationStatus;
     use crate::test_support::TempDir;

@@ -9,7 +9,7 @@ use super::{
     live_state,
     qmp::{ErrorClass, QmpError},
 };
-use crate::control::Control;
+use crate::control::{Control, ControlError};
 
 fn object(vm: &dyn Control, path: &str) -> Result<Arc<Object>, QmpError> {
     let not_found = || QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"));
@@ -67,8 +67,10 @@ pub(super) fn get(vm: &dyn Control, path: &str, property: &str) -> Result<Value,
 pub(super) fn set(vm: &dyn Control, path: &str, property: &str, value: &Value) -> Result<(), QmpError> {
     let object = object(vm, path)?;
     let value = PropertyValue::try_from(value).map_err(|error| QmpError::generic(error.to_string()))?;
-    object.set_property(property, value).map_err(|error| match error {
-        PropertyError::Unknown { path, name, .. } if name == TYPE || name == live_state::NAME => {
+    vm.qom_set(&object, property, value).map_err(|error| match error {
+        ControlError::Property(PropertyError::Unknown { path, name, .. })
+            if name == TYPE || name == live_state::NAME =>
+        {
             PropertyError::ReadOnly { path, name }.into()
         }
         error => error.into(),

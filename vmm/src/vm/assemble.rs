@@ -14,7 +14,7 @@ use hw::memory::{Backing, RamBlock, RamError};
 use migration::ident::Id;
 use migration::vm::{Identity, Recipe};
 use thiserror::Error;
-use vmstate::qom::{AddChildError, GlobalProperty, PropertyDefaults, UserObjectError};
+use vmstate::qom::{AddChildError, GlobalProperty, PropertyDefaults, PropertyError, UserObjectError};
 
 use super::console::ConsoleGate;
 use super::requests::Requests;
@@ -100,6 +100,12 @@ pub enum CreateError {
     /// The tree refuses an object.
     #[error(transparent)]
     Tree(#[from] AddChildError),
+    /// A property that was set there.
+    #[error(transparent)]
+    Property(#[from] PropertyError),
+    /// A property was set there of an object that there is not here.
+    #[error("this machine has no {0}")]
+    NoObject(String),
     /// A recipe without the guest's memory, or with another size of it.
     #[error("the recipe has no block of {memory} bytes for the guest's memory")]
     NoMemory {
@@ -228,7 +234,7 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         status,
         requests,
         lifecycle: parking_lot::Mutex::new(Lifecycle::default()),
-        added: parking_lot::Mutex::default(),
+        changes: parking_lot::Mutex::default(),
     });
     vm.add_arriving()?;
     vm.requests.serve(&vm);

@@ -6,8 +6,10 @@ use hw::core::AccelTypes;
 use hw::i386::cpu_model::CpuSpec;
 use hw::i386::cpuid::{self, CpuidTable};
 use hw::memory::RamBlock;
-use migration::vm::{CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe};
-use vmstate::qom::{GlobalProperty, Object};
+use migration::vm::{
+    CpuModel as CpuRecipe, CpuidEntry, Inventory, InventoryObject, Property, RamBlockRecipe, Recipe, VmError,
+};
+use vmstate::qom::{GlobalProperty, Object, PropertyValue};
 
 use super::VmSpec;
 use crate::boot::BootPayload;
@@ -42,6 +44,7 @@ pub(super) fn recipe(
             .collect(),
         boot: payload.recipe(),
         objects: Vec::new(),
+        settings: None,
     }
 }
 
@@ -102,6 +105,45 @@ fn subclasses(types: &AccelTypes) -> [&'static str; 6] {
         types.i8254,
         types.clock,
     ]
+}
+
+/// How the machine below `root` is not as it stood where it comes from: the first object of another type, or configured otherwise,
+/// and in what. What one of both does not have is none: a later version adds to it.
+///
+/// A change of a default shows here, which the recipe cannot know of.
+pub(super) fn difference(root: &Object, there: &Inventory) -> Option<VmError> {
+    let below_machine = |path: &str| path.split('/').nth(1) == Some("machine");
+    let objects = there.objects.iter().filter(|object| below_machine(&object.path));
+    let both = objects.filter_map(|object| Some((object, root.resolve(&object.path)?)));
+    both.filter_map(|(there, here)| {
+        let differs = |because| VmError::Build {
+            subject: there.path.clone(),
+            because,
+        };
+        if !here.is_a(&there.type_name) {
+            let (was, is) = (&there.type_name, here.type_name());
+            return Some(differs(format!("it is a {was} where it comes from, and a {is} here")));
+        }
+        let configuration = here.configuration();
+        let common = configuration.iter().filter_map(|(property, value)| {
+            let was = there.properties.iter().find(|was| was.name == property.name())?;
+            Some((was, value))
+        });
+        let mut others = common.filter(|(was, value)| match value {
+            // Who is linked to outside of the machine is the host's business.
+            PropertyValue::Link(target) => {
+                let inside = |path: &str| below_machine(path) && root.resolve(path).is_some();
+                inside(&was.value) && target.as_deref() != Some(was.value.as_str())
+            }
+            value => value.to_string() != was.value,
+        });
+        let (was, value) = others.next()?;
+        let Property { name, value: was } = was;
+        Some(differs(format!(
+            "its {name} is {was} where it comes from, and {value} here"
+        )))
+    })
+    .next()
 }
 
 /// The tree below `root` with its effective properties. An accelerator's types go by the abstract type that they stand

@@ -3,13 +3,14 @@
 //! They are part of the recipe, in the order of their coming: what the VM becomes elsewhere has them too. A destination
 //! builds only what needs nothing of its host.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use hw::core::{DeviceClass, HotplugError, NewDevice, Unplugged, unplug_device};
-use migration::vm::{PreflightReport, Property, Recipe, UserObject};
+use hw::core::{DeviceClass, DeviceName, HotplugError, NewDevice, Unplugged, unplug_device};
+use migration::vm::{PreflightReport, Property, Recipe, Setting, UserObject};
 use thiserror::Error;
 use vmstate::qom::{
-    Object, PropertyValue, TypeTable, USER_OBJECTS, UserCreatable, UserObjectError, add_user_object, delete_user_object,
+    Configuration, Object, PropertyError, PropertyValue, TypeTable, UserCreatable, UserObjectError, add_user_object,
+    delete_user_object,
 };
 
 use super::factory::Refuse as _;
@@ -36,6 +37,9 @@ pub enum ChangeError {
     /// The device.
     #[error(transparent)]
     Device(#[from] HotplugError),
+    /// A property.
+    #[error(transparent)]
+    Property(#[from] PropertyError),
     /// There is no such device.
     #[error("there is no device '{0}'")]
     NoDevice(String),
@@ -51,7 +55,7 @@ impl Vm {
         let _life = self.changing()?;
         let names = names(&properties);
         let object = add_user_object(self.root(), self.board.defaults(), type_name, id, properties)?;
-        self.note(&object, &names);
+        self.changes.lock().added(object.path(), names);
         Ok(())
     }
 
@@ -63,7 +67,6 @@ impl Vm {
     pub fn delete_object(&self, id: &str) -> Result<(), ChangeError> {
         let _life = self.changing()?;
         delete_user_object(self.root(), id)?;
-        self.forget(&format!("/{USER_OBJECTS}/{id}"));
         Ok(())
     }
 
@@ -77,12 +80,12 @@ impl Vm {
         let names = names(&properties);
         let new = NewDevice {
             type_name,
-            id,
-            properties,
+            name: id.map_or(DeviceName::Numbered, DeviceName::Id),
+            configuration: properties.into(),
             hotplugged: true,
         };
-        let device = self.plug(new)?;
-        self.note(&device, &names);
+        let device = self.board.add_device(new, &self.wiring)?;
+        self.changes.lock().added(device.path(), names);
         Ok(())
     }
 
@@ -103,7 +106,6 @@ impl Vm {
         let device = device.ok_or_else(|| ChangeError::NoDevice(id.to_owned()))?;
         let path = device.path();
         if unplug_device(&device)? == Unplugged::Gone {
-            self.forget(&path);
             let device = path
                 .strip_prefix(PERIPHERAL)
                 .map(|id| id.trim_start_matches('/').to_owned());
@@ -112,70 +114,144 @@ impl Vm {
         Ok(())
     }
 
-    fn plug(&self, new: NewDevice<'_>) -> Result<Arc<Object>, HotplugError> {
-        self.board.add_device(new, &self.wiring)
-    }
-
-    /// Adds what the recipe says that a user added where the VM comes from.
-    pub(super) fn add_arriving(&self) -> Result<(), CreateError> {
-        for added in &self.recipe.objects {
-            let (_, id) = added.path.rsplit_once('/').unwrap_or(("", &added.path));
-            let properties = added.properties.iter();
-            let properties = properties
-                .map(|one| (one.name.clone(), PropertyValue::from(one.value.as_str())))
-                .collect();
-            if is_device(&added.path) {
-                // One without an id is numbered as it was: those before it have come first.
-                let id = (!id.contains('[')).then_some(id);
-                self.plug(NewDevice {
-                    type_name: &added.type_name,
-                    id,
-                    properties,
-                    hotplugged: false,
-                })?;
-            } else {
-                add_user_object(self.root(), self.board.defaults(), &added.type_name, id, properties)?;
-            }
-        }
-        self.added.lock().clone_from(&self.recipe.objects);
+    /// Sets a property of an object of the tree, of one in use where that can be; the VM has it wherever it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`].
+    pub fn set_property(&self, object: &Object, name: &str, value: PropertyValue) -> Result<(), ChangeError> {
+        let _life = self.changing()?;
+        object.set_property(name, value)?;
+        self.changes.lock().set(object.path(), name);
         Ok(())
     }
 
-    /// The recipe with what users have added.
+    /// Adds what the recipe says that a user added where the VM comes from, and sets what it says was set there.
+    pub(super) fn add_arriving(&self) -> Result<(), CreateError> {
+        let mut changes = self.changes.lock();
+        for added in &self.recipe.objects {
+            let configuration = Configuration {
+                properties: values(&added.properties),
+                in_effect: values(added.in_effect.as_deref().unwrap_or_default()),
+            };
+            let type_name = &added.type_name;
+            if let Some(name) = DeviceName::of_path(&added.path) {
+                let new = NewDevice {
+                    type_name,
+                    name,
+                    configuration,
+                    hotplugged: false,
+                };
+                self.board.add_device(new, &self.wiring)?;
+            } else {
+                let (_, id) = added.path.rsplit_once('/').unwrap_or(("", &added.path));
+                add_user_object(self.root(), self.board.defaults(), type_name, id, configuration)?;
+            }
+            let names = added.properties.iter().map(|property| property.name.clone());
+            changes.added(added.path.clone(), names.collect());
+        }
+        for Setting { path, property } in self.recipe.settings.iter().flatten() {
+            let object = self
+                .root()
+                .resolve(path)
+                .ok_or_else(|| CreateError::NoObject(path.clone()))?;
+            object.set_property(&property.name, property.value.as_str())?;
+            changes.set(path.clone(), &property.name);
+        }
+        Ok(())
+    }
+
+    /// The recipe with what users have added and set.
     pub(super) fn recipe_now(&self) -> Recipe {
+        let changes = self.changes.lock();
+        let settings: Vec<_> = changes.settings(self.root());
         Recipe {
-            objects: self.added.lock().clone(),
+            objects: changes.objects(self.root()),
+            settings: (!settings.is_empty()).then_some(settings),
             ..self.recipe.clone()
         }
     }
+}
 
-    /// Keeps notes for the recipe: what was set of `object`, as the object understood it.
-    fn note(&self, object: &Object, names: &[String]) {
-        let properties = names.iter().filter_map(|name| {
-            let value = object.property(name).ok()?;
-            (value != PropertyValue::Null).then(|| Property {
-                name: name.clone(),
-                value: value.to_string(),
+/// What users have changed of a VM since it was built, by the paths of objects.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// The objects that were added, in order, and which properties their users have set.
+    added: Vec<(String, Vec<String>)>,
+    /// What was set of others.
+    set: BTreeSet<(String, String)>,
+}
+
+impl Changes {
+    pub(super) fn added(&mut self, path: String, names: Vec<String>) {
+        // One of the same path is gone.
+        self.added.retain(|(other, _)| *other != path);
+        self.set.retain(|(other, _)| *other != path);
+        self.added.push((path, names));
+    }
+
+    pub(super) fn set(&mut self, path: String, name: &str) {
+        self.set.insert((path, name.to_owned()));
+    }
+
+    /// What was added and is still there, as it is now.
+    pub(super) fn objects(&self, root: &Object) -> Vec<UserObject> {
+        let there = self
+            .added
+            .iter()
+            .filter_map(|(path, names)| Some((root.resolve(path)?, names)));
+        there.map(|(object, names)| self.user_object(&object, names)).collect()
+    }
+
+    pub(super) fn settings(&self, root: &Object) -> Vec<Setting> {
+        let settings = self.set.iter().filter_map(|(path, name)| {
+            Some(Setting {
+                path: path.clone(),
+                property: property(name, &root.resolve(path)?.property(name).ok()?),
             })
         });
-        self.added.lock().push(UserObject {
-            type_name: object.type_name().to_owned(),
-            path: object.path(),
-            properties: properties.collect(),
-        });
+        settings.collect()
     }
 
-    fn forget(&self, path: &str) {
-        self.added.lock().retain(|added| added.path != path);
+    /// What is set later is left out: it may lead to an object that comes later.
+    fn user_object(&self, object: &Object, set_by_user: &[String]) -> UserObject {
+        let path = object.path();
+        let is_set_later = |name: &str| self.set.contains(&(path.clone(), name.to_owned()));
+        let of_user = set_by_user.iter().filter(|name| !is_set_later(name));
+        let properties = of_user.filter_map(|name| {
+            let value = object.property(name).ok()?;
+            (value != PropertyValue::Null).then(|| property(name, &value))
+        });
+        let others = object.configuration().into_iter();
+        let others = others.filter(|(other, value)| {
+            let is_known = is_set_later(other.name()) || set_by_user.iter().any(|name| name == other.name());
+            !is_known && (*value != PropertyValue::Null || other.default() != Some(value))
+        });
+        UserObject {
+            type_name: object.type_name().to_owned(),
+            properties: properties.collect(),
+            in_effect: Some(others.map(|(other, value)| property(other.name(), &value)).collect()),
+            path: path.clone(),
+        }
     }
+}
+
+fn property(name: &str, value: &PropertyValue) -> Property {
+    Property {
+        name: name.to_owned(),
+        value: value.to_string(),
+    }
+}
+
+fn values(properties: &[Property]) -> Properties {
+    let values = properties.iter();
+    values
+        .map(|one| (one.name.clone(), PropertyValue::from(one.value.as_str())))
+        .collect()
 }
 
 fn names(properties: &Properties) -> Vec<String> {
     properties.iter().map(|(name, _)| name.clone()).collect()
-}
-
-fn is_device(path: &str) -> bool {
-    path.starts_with("/machine/")
 }
 
 /// Refuses what a recipe asks for that users cannot add here.
@@ -183,7 +259,7 @@ pub(super) fn check_added(types: &TypeTable, recipe: &Recipe, report: &mut Prefl
     for added in &recipe.objects {
         let class = types.class(&added.type_name).ok();
         let can_be_made = class.is_some_and(|class| {
-            if is_device(&added.path) {
+            if DeviceName::of_path(&added.path).is_some() {
                 class.data::<DeviceClass>().is_some_and(DeviceClass::is_hotpluggable)
             } else {
                 class.is_a(UserCreatable::TYPE)

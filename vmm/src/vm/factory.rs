@@ -12,8 +12,8 @@ use migration::vm::{
     VmError,
 };
 use parking_lot::Mutex;
-use vmstate::qom::sections::{IncomingSection, load_tree};
-use vmstate::qom::{PropertyDefaults, StateDecl};
+use vmstate::qom::sections::{IncomingSection, LoadTreeError, check_sections, load_tree};
+use vmstate::qom::{PropertyDefaults, StateDecl, TypeTable};
 use vmstate::state::{Schema, Verdict, compare};
 
 use super::assemble::{Parts, RAM_BLOCK, assemble};
@@ -51,6 +51,16 @@ impl Factory {
             arrivals,
             accel: Mutex::new(None),
         }
+    }
+
+    /// One that builds machines nobody runs: for who asks whether they can be built.
+    #[must_use]
+    pub fn without_processors(types: Arc<TypeTable>) -> Self {
+        struct Nobody;
+        impl Arrivals for Nobody {
+            fn arrived(&self, _: &Arc<Vm>) {}
+        }
+        Self::new(Host::without_processors(types), None, Arc::default(), Arc::new(Nobody))
     }
 
     fn take_accel(&self) -> Result<(CreatedAccel, Arc<Requests>), CreateError> {
@@ -239,6 +249,11 @@ impl DestinationFactory for Factory {
             subject: offer.recipe.machine.clone(),
             because: error.to_string(),
         })?;
+        let root = vm.board.root();
+        check_sections(root, &offer.schemas, vm.board.moves()).map_err(|error| state_refused(&error))?;
+        if let Some(difference) = describe::difference(root, &offer.inventory) {
+            return Err(difference);
+        }
         Ok(Arrival {
             vm,
             arrivals: Arc::clone(&self.arrivals),
@@ -266,12 +281,8 @@ impl DestinationVm for Arrival {
     }
 
     fn load(&mut self, sections: Vec<IncomingSection>) -> Result<(), VmError> {
-        let state = |because: String| VmError::State {
-            path: "/machine".to_owned(),
-            because,
-        };
         let moves = self.vm.board.moves();
-        load_tree(self.vm.board.root(), sections, moves).map_err(|error| state(error.to_string()))?;
+        load_tree(self.vm.board.root(), sections, moves).map_err(|error| state_refused(&error))?;
         self.vm.accelerator.push().map_err(|error| VmError::Accelerator {
             operation: "take the guest's state",
             because: error.to_string(),
@@ -289,6 +300,13 @@ impl DestinationVm for Arrival {
     fn run(&mut self) -> Result<(), VmError> {
         self.arrivals.arrived(&self.vm);
         self.vm.start_arrived().map_err(refused("run"))
+    }
+}
+
+fn state_refused(error: &LoadTreeError) -> VmError {
+    VmError::State {
+        path: "/machine".to_owned(),
+        because: error.to_string(),
     }
 }
 

@@ -20,6 +20,8 @@ mod console;
 mod describe;
 mod devices;
 #[cfg(test)]
+mod devices_tests;
+#[cfg(test)]
 mod doorbell_tests;
 mod factory;
 mod lifecycle;
@@ -45,7 +47,7 @@ use hw::i386::cpu_feature::CpuFeature;
 use hw::i386::microvm::Board;
 use hw::memory::RamBlock;
 use hw::timer::clock::TscPolicy;
-use migration::vm::{Identity, Recipe, UserObject};
+use migration::vm::{Identity, Recipe};
 use parking_lot::Mutex;
 use vmstate::qom::{Object, TypeTable};
 
@@ -152,8 +154,8 @@ pub struct Vm {
     status: Arc<Status>,
     requests: Arc<requests::Requests>,
     lifecycle: Mutex<lifecycle::Lifecycle>,
-    /// What users have added, as the recipe has it.
-    added: Mutex<Vec<UserObject>>,
+    /// What users have changed since it was built.
+    changes: Mutex<devices::Changes>,
 }
 
 impl Vm {

@@ -60,6 +60,25 @@ impl AddChildError {
     }
 }
 
+/// Checks that `id` can be what a user calls an object or a device, as QEMU has it: it begins with a letter and holds letters,
+/// digits, `-`, `.` and `_`.
+///
+/// # Errors
+///
+/// [`AddChildError::BadName`], also where [`check_child_name`] refuses.
+pub fn check_id(id: &str) -> Result<(), AddChildError> {
+    check_child_name(id)?;
+    let mut characters = id.chars();
+    let begins = characters.next().is_some_and(|first| first.is_ascii_alphabetic());
+    if begins && characters.all(|one| one.is_ascii_alphanumeric() || matches!(one, '-' | '.' | '_')) {
+        return Ok(());
+    }
+    Err(AddChildError::BadName {
+        name: id.to_owned(),
+        reason: "an id begins with a letter and holds letters, digits, '-', '.' and '_'",
+    })
+}
+
 /// Checks that `name` can be a component of a path. What ends in `[*]` asks for a number, and is no name yet.
 ///
 /// # Errors

@@ -19,6 +19,7 @@
 mod child_name;
 mod class;
 mod config;
+mod configuration;
 mod defaults;
 mod handle;
 mod link;
@@ -37,9 +38,10 @@ mod type_table;
 mod type_table_error;
 mod user_creatable;
 
-pub use child_name::{AddChildError, check_child_name};
+pub use child_name::{AddChildError, check_child_name, check_id};
 pub use class::{Class, ClassData};
 pub use config::{Config, ConfigEnum, ConfigProperty, ConfigValue};
+pub use configuration::Configuration;
 pub use defaults::{GlobalError, GlobalProperty, NewObjectError, ParseGlobalError, PropertyDefaults};
 pub use handle::{Obj, ObjectPart, WeakObj};
 pub use link::{Link, LinkCheck, StrongLink};

@@ -124,16 +124,23 @@ impl Object {
         all
     }
 
-    /// Of an alias, what it stands for decides.
+    /// Whether a property can be set at all, before the object is in use. Of an alias, what it stands for decides.
+    #[must_use]
+    pub fn can_be_set(&self, property: &Property) -> bool {
+        self.is_settable_if(property, &|_, _| true)
+    }
+
     fn is_settable_now(&self, property: &Property) -> bool {
+        self.is_settable_if(property, &|object, property| property.is_live() || !object.is_frozen())
+    }
+
+    fn is_settable_if(&self, property: &Property, allowed: &dyn Fn(&Self, &Property) -> bool) -> bool {
         match &property.access {
             Access::Alias { target, property } => target.upgrade().is_some_and(|target| {
                 let found = target.find_property(property);
-                found.is_some_and(|found| target.is_settable_now(&found))
+                found.is_some_and(|found| target.is_settable_if(&found, allowed))
             }),
-            Access::Value { .. } | Access::Link { .. } => {
-                property.is_settable() && (property.is_live() || !self.is_frozen())
-            }
+            Access::Value { .. } | Access::Link { .. } => property.is_settable() && allowed(self, property),
         }
     }
 

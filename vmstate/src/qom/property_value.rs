@@ -100,13 +100,13 @@ impl fmt::Display for PropertyValue {
             Self::Int(value) => value.fmt(f),
             Self::Str(value) | Self::Link(Some(value)) => f.write_str(value),
             Self::List(values) => {
-                for (index, value) in values.iter().enumerate() {
-                    if index > 0 {
-                        f.write_str(",")?;
-                    }
-                    value.fmt(f)?;
+                let items: Vec<_> = values.iter().map(Self::to_string).collect();
+                let is_ambiguous = |item: &String| item.contains(',') || item.is_empty() && items.len() == 1;
+                if !items.iter().any(is_ambiguous) && !items.first().is_some_and(|first| first.starts_with('[')) {
+                    f.write_str(&items.join(","))
+                } else {
+                    Json::from(self).fmt(f)
                 }
-                Ok(())
             }
         }
     }
@@ -206,6 +206,9 @@ impl PropertyKind {
                 values.contains(&text.as_str()).then(|| value.clone())
             }
             (Self::Optional(_), PropertyValue::Null) => Some(PropertyValue::Null),
+            (Self::Optional(kind), PropertyValue::Str(text)) if text == "null" && **kind != Self::Str => {
+                Some(PropertyValue::Null)
+            }
             (Self::Optional(kind), _) => kind.accept(value),
             (Self::List(kind), PropertyValue::List(values)) => values
                 .iter()
@@ -213,11 +216,15 @@ impl PropertyKind {
                 .collect::<Option<_>>()
                 .map(PropertyValue::List),
             (Self::List(_), PropertyValue::Str(text)) if text.is_empty() => Some(PropertyValue::List(Vec::new())),
-            (Self::List(kind), PropertyValue::Str(text)) => text
-                .split(',')
-                .map(|item| kind.accept(&PropertyValue::Str(item.to_owned())))
-                .collect::<Option<_>>()
-                .map(PropertyValue::List),
+            (Self::List(kind), PropertyValue::Str(text)) => {
+                if let Some(list) = json_list(text) {
+                    return self.accept(&list);
+                }
+                text.split(',')
+                    .map(|item| kind.accept(&PropertyValue::Str(item.to_owned())))
+                    .collect::<Option<_>>()
+                    .map(PropertyValue::List)
+            }
             (Self::Link(_), PropertyValue::Link(_)) => Some(value.clone()),
             (Self::Link(_), PropertyValue::Null) => Some(PropertyValue::Link(None)),
             (Self::Link(_), PropertyValue::Str(path)) => {
@@ -280,6 +287,15 @@ impl fmt::Display for PropertyKind {
             Self::Child(target) => write!(f, "an object of type {target}"),
         }
     }
+}
+
+/// The list that a text is in JSON: how one is written whose items hold commas.
+fn json_list(text: &str) -> Option<PropertyValue> {
+    if !text.starts_with('[') {
+        return None;
+    }
+    let json: Json = serde_json::from_str(text).ok()?;
+    PropertyValue::try_from(&json).ok()
 }
 
 fn as_u64(value: &PropertyValue, parse: fn(&str) -> Option<u64>) -> Option<u64> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AddChildError, NewObjectError, Object, ObjectError, PropertyDefaults, PropertyError, PropertyValue, TypeTable,
+    AddChildError, Configuration, NewObjectError, Object, ObjectError, PropertyDefaults, PropertyError, TypeTable,
+    check_id,
 };
 
 /// Where the objects of users are.
@@ -82,8 +83,8 @@ impl From<NewObjectError> for UserObjectError {
     }
 }
 
-/// Makes an object of type `type_name` under `/objects` of the tree below `root`, with the name `id`: sets its
-/// `properties` in order, completes it, and freezes it.
+/// Makes an object of type `type_name` under `/objects` of the tree below `root`, with the name `id`: configures it, completes it,
+/// and freezes it.
 ///
 /// # Errors
 ///
@@ -93,8 +94,9 @@ pub fn add_user_object(
     defaults: &PropertyDefaults,
     type_name: &str,
     id: &str,
-    properties: impl IntoIterator<Item = (String, PropertyValue)>,
+    configuration: impl Into<Configuration>,
 ) -> Result<Arc<Object>, UserObjectError> {
+    check_id(id)?;
     let folder = root.child(USER_OBJECTS).ok_or(UserObjectError::NoFolder)?;
     let types = root.types();
     if !types.class(type_name)?.is_a(UserCreatable::TYPE) {
@@ -105,9 +107,9 @@ pub fn add_user_object(
     }
     let object = defaults.new_object(types, type_name)?;
     folder.add_child(id, Arc::clone(&object))?;
-    let made = properties
-        .into_iter()
-        .try_for_each(|(name, value)| object.set_property(&name, value).map_err(UserObjectError::from))
+    let configured = configuration.into().apply(&object);
+    let made = configured
+        .map_err(UserObjectError::from)
         .and_then(|()| complete(&object));
     match made {
         Ok(()) => Ok(object),
@@ -171,7 +173,7 @@ fn for_users(types: &TypeTable) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qom::{Class, Config, ObjectPart};
+    use crate::qom::{Class, Config, ObjectPart, PropertyValue};
 
     #[derive(Object)]
     #[object(name = "rng", stateless, unregistered, interfaces = [UserCreatable], class_init = class_init)]
@@ -207,7 +209,7 @@ mod tests {
     }
 
     fn add(root: &Object, type_name: &str, id: &str, rate: u64) -> Result<Arc<Object>, UserObjectError> {
-        let properties = [("rate".to_owned(), PropertyValue::Uint(rate))];
+        let properties = vec![("rate".to_owned(), PropertyValue::Uint(rate))];
         add_user_object(root, &PropertyDefaults::default(), type_name, id, properties)
     }
 
@@ -237,6 +239,12 @@ mod tests {
                 "type 'user-creatable' is an interface and has no objects of its own; name one of the types that implement it",
             ),
             ("rng", "a/b", 5, "'a/b' cannot be the name of an object: it holds '/'"),
+            (
+                "rng",
+                "a[1]",
+                5,
+                "'a[1]' cannot be the name of an object: an id begins with a letter and holds letters, digits, '-', '.' and '_'",
+            ),
             (
                 "rng",
                 "a",

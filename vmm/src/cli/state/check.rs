@@ -42,7 +42,12 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         Some(path) => Descriptions::of_file(path)?,
         None => Descriptions::of_this_program()?,
     };
-    let directions = [Direction::new(&old, &new), Direction::new(&new, &old)];
+    let mut directions = [Direction::new(&old, &new), Direction::new(&new, &old)];
+    if args.new.is_none()
+        && let Some(because) = old.cannot_be_built()?
+    {
+        directions[0].fields.push(whole("the machine".to_owned(), &because));
+    }
     let counted = if args.forward {
         &directions[..1]
     } else {
@@ -254,6 +259,7 @@ mod tests {
         };
         Descriptions {
             what: "a test".into(),
+            offer: None,
             tern: "0".into(),
             machine: machine.map(str::to_owned),
             sections: sections.iter().map(section).collect(),

@@ -7,17 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use migration::vm::SourceVm;
+use migration::vm::{DestinationFactory as _, Offer, RamSource, SourceVm};
 use serde_json::{Value, json};
 use vmstate::{
     qom::{StateDecl, TypeTable},
     state::{Schema, StructValue},
 };
 
-use super::{failed, section_name, snapshot};
+use super::{failed, plain, section_name, snapshot};
 use crate::{
     cli::{CliError, machine::machine_named},
-    vm::{Host, Vm, VmSpec},
+    vm::{Factory, Host, Vm, VmSpec},
 };
 
 /// The longest file of descriptions that is read. Those of a machine take a hundredth of it.
@@ -35,6 +35,8 @@ pub(super) struct Descriptions {
     /// The machine whose they are; with none, they are all that there are.
     pub(super) machine: Option<String>,
     pub(super) sections: Vec<Described>,
+    /// What else a snapshot says of its machine.
+    pub(super) offer: Option<Offer>,
 }
 
 /// One description.
@@ -75,6 +77,7 @@ impl Descriptions {
             tern: env!("CARGO_PKG_VERSION").to_owned(),
             machine: None,
             sections,
+            offer: None,
         })
     }
 
@@ -100,6 +103,7 @@ impl Descriptions {
             tern: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Some(machine.name.to_owned()),
             sections: sections.collect(),
+            offer: None,
         })
     }
 
@@ -135,6 +139,7 @@ impl Descriptions {
         if let Some((part, because)) = info.unreadable.into_iter().next() {
             return Err(failed(format_args!("{}: {part}: {because}", path.display())));
         }
+        let schemas = info.schemas.clone();
         let mut sections: Vec<_> = info
             .schemas
             .into_iter()
@@ -155,10 +160,25 @@ impl Descriptions {
         }
         Ok(Self {
             what: path.display().to_string(),
-            tern: info.header.writer,
-            machine: Some(info.manifest.recipe.machine),
+            tern: info.header.writer.clone(),
+            machine: Some(info.manifest.recipe.machine.clone()),
             sections,
+            offer: Some(Offer {
+                header: info.header,
+                recipe: info.manifest.recipe,
+                inventory: info.manifest.inventory,
+                schemas,
+                parent: Some(info.as_parent),
+            }),
         })
+    }
+
+    /// Why this program cannot build the machine of a snapshot, wherever that may run, if it cannot.
+    pub(super) fn cannot_be_built(&self) -> Result<Option<String>, CliError> {
+        let Some(offer) = &self.offer else { return Ok(None) };
+        let types = TypeTable::gathered().map_err(failed)?;
+        let built = Factory::without_processors(types).build(offer, RamSource::Fresh);
+        Ok(built.err().map(|error| plain(&error.to_string())))
     }
 
     /// As a file holds them.
@@ -198,6 +218,7 @@ impl Descriptions {
             tern: json["tern"].as_str().unwrap_or("unknown").to_owned(),
             machine: json["machine"].as_str().map(str::to_owned),
             sections: sections.iter().map(section).collect::<Result<_, _>>()?,
+            offer: None,
         })
     }
 }

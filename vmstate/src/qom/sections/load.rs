@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::moves::whereabouts;
-use super::{Described, Key, Move, described};
+use super::{Described, Key, Move, SectionSchema, described};
 use crate::qom::{Install, Object};
 use crate::state::{self, AdaptError, DecodeError, HookError, Schema, StateError};
 
@@ -114,25 +114,55 @@ pub fn load_tree(root: &Object, sections: Vec<IncomingSection>, moves: &[Move]) 
     install(loads)
 }
 
+/// Finds out whether a stream with `sections` is one of the tree below `root`: for each object with state one section, and none for
+/// any other. It needs no contents, so that it can be asked before there are any.
+///
+/// # Errors
+///
+/// [`LoadTreeError::Unexpected`], [`LoadTreeError::Twice`], [`LoadTreeError::Missing`].
+pub fn check_sections(root: &Object, sections: &[SectionSchema], moves: &[Move]) -> Result<(), LoadTreeError> {
+    match_up(root, sections.iter(), moves).map(drop)
+}
+
+/// Something that is said of one object, by who wrote it.
+trait Placed {
+    /// The canonical path there, and the type that holds the description.
+    fn place(&self) -> (&str, &str);
+}
+
+impl Placed for IncomingSection {
+    fn place(&self) -> (&str, &str) {
+        (&self.path, &self.description)
+    }
+}
+
+impl Placed for &SectionSchema {
+    fn place(&self) -> (&str, &str) {
+        (&self.path, &self.description)
+    }
+}
+
 /// Pairs objects and sections one to one, in the order of loading.
-fn match_up(
+fn match_up<S: Placed>(
     root: &Object,
-    sections: Vec<IncomingSection>,
+    sections: impl IntoIterator<Item = S>,
     moves: &[Move],
-) -> Result<Vec<(Described, IncomingSection)>, LoadTreeError> {
+) -> Result<Vec<(Described, S)>, LoadTreeError> {
     let described = described(root);
     let here: BTreeSet<Key> = described.iter().map(Described::key).collect();
     let mut incoming = BTreeMap::new();
     for section in sections {
-        let key = |path: String| (path, section.description.clone());
-        let places = std::iter::once(section.path.clone()).chain(whereabouts(&section.path, moves));
-        let Some(key) = places.map(key).find(|key| here.contains(key)) else {
-            return Err(unexpected(root, section));
+        let (path, description) = section.place();
+        let places = std::iter::once(path.to_owned()).chain(whereabouts(path, moves));
+        let mut keys = places.map(|path| (path, description.to_owned()));
+        let Some(key) = keys.find(|key| here.contains(key)) else {
+            return Err(unexpected(root, path, description));
         };
         if let Some(first) = incoming.insert(key, section) {
+            let (path, description) = first.place();
             return Err(LoadTreeError::Twice {
-                path: first.path,
-                description: first.description,
+                path: path.to_owned(),
+                description: description.to_owned(),
             });
         }
     }
@@ -151,8 +181,8 @@ fn match_up(
     }
 }
 
-fn unexpected(root: &Object, section: IncomingSection) -> LoadTreeError {
-    let here = match root.resolve(&section.path) {
+fn unexpected(root: &Object, path: &str, description: &str) -> LoadTreeError {
+    let here = match root.resolve(path) {
         None => "nothing there".to_owned(),
         Some(object) => {
             let descriptions: Vec<_> = object.states().into_iter().map(|(info, _)| info.name).collect();
@@ -163,8 +193,8 @@ fn unexpected(root: &Object, section: IncomingSection) -> LoadTreeError {
         }
     };
     LoadTreeError::Unexpected {
-        path: section.path,
-        description: section.description,
+        path: path.to_owned(),
+        description: description.to_owned(),
         here,
     }
 }

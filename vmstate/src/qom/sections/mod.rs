@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::{Object, StateBinding};
 use crate::state::{Schema, Section};
 
-pub use load::{IncomingSection, LoadTreeError, SectionFault, load_tree};
+pub use load::{IncomingSection, LoadTreeError, SectionFault, check_sections, load_tree};
 pub use moves::{Move, whereabouts};
 pub use save::{SaveTreeError, save_tree};
 
