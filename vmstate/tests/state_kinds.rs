@@ -175,6 +175,20 @@ fn an_array_is_saved_as_far_as_its_length_field_says_and_a_length_beyond_it_is_r
         error.contains("field bytes: it has 4 elements, and `used` says 5"),
         "{error}"
     );
+    // What counts need not be called in the source what it is called in what is saved.
+    #[derive(Clone, Debug, PartialEq, VmState)]
+    struct Renamed {
+        #[vmstate(name = "used")]
+        count: u8,
+        #[vmstate(length = count)]
+        bytes: [u8; 4],
+    }
+    let renamed: Renamed = transfer(&Fifo {
+        used: 2,
+        ..overfull.clone()
+    })
+    .expect("the same description");
+    assert_eq!((renamed.count, renamed.bytes), (2, [1, 2, 0, 0]));
     // A stream that contradicts itself: used is 1, and two bytes follow.
     let error = state::decode(Fifo::schema(), &[1, 1, 2, 7, 7, 0]).expect_err("it contradicts itself");
     assert!(

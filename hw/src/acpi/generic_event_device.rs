@@ -61,7 +61,7 @@ pub struct GenericEventDevice {
         description = "address of the sleep and reset registers"
     )]
     registers_base: Config<u32>,
-    #[config(property, default = 9, description = "its interrupt, which has a level")]
+    #[config(property, default = 9, max = 23, description = "its interrupt, which has a level")]
     irq: Config<u32>,
     #[runtime]
     wires: Realized<Wires>,

@@ -205,7 +205,7 @@ impl SerialState {
 pub struct Serial16550 {
     #[config(property, default = 0x3f8, description = "first of its eight I/O ports")]
     iobase: Config<u16>,
-    #[config(property, default = 4, description = "interrupt input of the machine")]
+    #[config(property, default = 4, max = 23, description = "interrupt input of the machine")]
     irq: Config<u32>,
     #[config(link, description = "where its bytes go")]
     chardev: Link<Chardev>,
@@ -635,6 +635,20 @@ mod tests {
         assert_eq!(frontend.receive(b"abc"), 1);
         bench.outb(BASE + 2, fcr::ENABLE);
         assert_eq!(frontend.receive(&[0; 40]), FIFO);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_away_leaves_no_interrupt_behind() {
+        let (bench, _paper) = port(0);
+        bench.outb(BASE + 1, ier::TRANSMIT_EMPTY);
+        assert_eq!(last_level(&bench), Some(true));
+        unrealize_device(bench.device.object());
+        assert_eq!(last_level(&bench), Some(false));
+        let object = bench.device.object();
+        assert!(
+            object.set_property("irq", 24u32).is_err(),
+            "the machine has inputs 0 to 23"
+        );
     }
 
     #[test]

@@ -377,10 +377,17 @@ fn plugged_below(object: &Object) -> Vec<Arc<Object>> {
 /// Undoes whatever realize has done to `object`, the last first.
 fn take_down(object: &Arc<Object>) {
     for device in plugged_below(object).iter().rev() {
-        unrealize_device(device);
+        if device.part::<Device>().is_some_and(Device::is_realized) {
+            // It goes with the device that it is on, whether that suits who watches over its bus or not.
+            let _ = ask_handler(device, |class| class.unplug);
+            unrealize_device(device);
+        }
     }
     if let Some(unrealize) = device_class(object).and_then(|class| class.unrealize) {
         unrealize(object);
+    }
+    if let Some(device) = object.part::<Device>() {
+        device.gpios.lower_outputs();
     }
     object.thaw();
 }
@@ -450,7 +457,7 @@ mod tests {
 
     /// A device on a watched bus that has a bus of its own with two devices, and all that its realize does.
     const NESTED: [&str; 5] = ["bus", "bus/a", "bus/a/bus", "bus/a/bus/x", "bus/a/bus/y"];
-    const STEPS: [&str; 12] = [
+    const STEPS: [&str; 14] = [
         "/bus/a pre_plug",
         "/bus/a realize",
         "/bus/a/bus/x pre_plug",
@@ -460,7 +467,9 @@ mod tests {
         "/bus/a/bus/y realize",
         "/bus/a/bus/y plug",
         "/bus/a plug",
+        "/bus/a/bus/y unplug",
         "/bus/a/bus/y unrealize",
+        "/bus/a/bus/x unplug",
         "/bus/a/bus/x unrealize",
         "/bus/a unrealize",
     ];
@@ -495,9 +504,14 @@ mod tests {
             assert!(error.ends_with(&format!("{step} fails")), "{error}");
             let (undone, done): (Vec<_>, Vec<_>) = heard(&machine.root)
                 .into_iter()
-                .partition(|what| what.ends_with("unrealize"));
-            let made = |what: &String| what.strip_suffix(" realize").map(|path| format!("{path} unrealize"));
-            let to_undo: Vec<_> = done.iter().rev().filter_map(made).collect();
+                .partition(|what| what.ends_with("unrealize") || what.ends_with("unplug"));
+            let undo = |what: &String| match what.rsplit_once(' ')? {
+                (path, "realize") => Some(format!("{path} unrealize")),
+                // What fails has not been done.
+                (path, "plug") if what != step => Some(format!("{path} unplug")),
+                _ => None,
+            };
+            let to_undo: Vec<_> = done.iter().rev().filter_map(undo).collect();
             assert_eq!(undone, to_undo, "{step}");
             for path in ["/bus/a", "/bus/a/bus/x", "/bus/a/bus/y"] {
                 let part = machine.at(path);

@@ -142,6 +142,15 @@ impl Gpios {
         Ok(())
     }
 
+    /// Lowers every output: the device that drives them is no longer there.
+    pub(super) fn lower_outputs(&self) {
+        let outputs = self.outputs.lock();
+        let ends = outputs.values().flatten();
+        let connected: Vec<_> = ends.filter_map(|end| end.to.load_full()).collect();
+        drop(outputs);
+        connected.iter().for_each(|line| line.set_level(false));
+    }
+
     /// Every output with what it leads to, for people: `sysbus-irq[0]=4`.
     #[must_use]
     pub fn describe_outputs(&self) -> PropertyValue {

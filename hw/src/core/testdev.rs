@@ -52,7 +52,7 @@ pub struct TestDev {
     mmio_base: Config<u64>,
     #[config(property, default = 0xe0, description = "its doorbell port")]
     iobase: Config<u16>,
-    #[config(property, default = 5, description = "its interrupt")]
+    #[config(property, default = 5, max = 23, description = "its interrupt")]
     irq: Config<u32>,
     #[runtime]
     wires: Realized<Wires>,

@@ -76,7 +76,8 @@ fn outline(lines: &mut Vec<String>, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     let scalar = |value: &Value| match value {
         Value::Object(_) | Value::Array(_) => None,
-        Value::String(text) => Some(text.clone()),
+        // A guest's text is no terminal's command.
+        Value::String(text) => Some(text.replace(char::is_control, "\u{fffd}")),
         other => Some(other.to_string()),
     };
     match value {
@@ -119,6 +120,8 @@ mod tests {
             Outline(&value).to_string(),
             "migration:\n  status: none\nname: a\nram:\n  -\n    size: 24 MiB\n  - 2"
         );
+        let of_guest = json!("\u{1b}[2Jhi\r\nname: b");
+        assert_eq!(Outline(&of_guest).to_string(), "\u{fffd}[2Jhi\u{fffd}\u{fffd}name: b");
     }
 
     #[test]

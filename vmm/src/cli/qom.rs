@@ -49,7 +49,7 @@ enum Command {
         vm: VmAddress,
         /// The object.
         path: String,
-        /// The property; "state" is what of the object is saved, field by field. Without it all but the state are shown.
+        /// The property; "state" is what of the object is saved, field by field. Without it all are shown.
         property: Option<String>,
     },
     /// Change a property of an object.

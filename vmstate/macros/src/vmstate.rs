@@ -36,11 +36,12 @@ pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
         }
     };
     let container = Container::parse(input)?;
-    let fields = members
+    let mut fields = members
         .iter()
         .map(|field| Member::parse(field, &container))
         .collect::<Result<Vec<_>>>()?;
     refuse_duplicates(&fields)?;
+    name_lengths(&mut fields);
 
     let ident = &input.ident;
     let Container {
@@ -104,6 +105,23 @@ pub(crate) fn derive_state(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
+/// Has each `length` go by the name that its field has in the description, which need not be the one in the source.
+fn name_lengths(fields: &mut [Member<'_>]) {
+    let names: Vec<_> = fields
+        .iter()
+        .map(|field| (field.ident.clone(), field.name.value()))
+        .collect();
+    for field in fields {
+        if let Role::Described(described) = &mut field.role
+            && let Some(length) = &described.length
+        {
+            let named = names.iter().find(|(ident, _)| ident == length);
+            // One that is not there is found by the compiler, where its value is taken.
+            described.length_name = Some(named.map_or_else(|| length.unraw().to_string(), |(_, name)| name.clone()));
+        }
+    }
+}
+
 /// One field of the struct, and what becomes of it.
 struct Member<'a> {
     ident: &'a Ident,
@@ -126,6 +144,8 @@ struct Described<'a> {
     max: Option<Expr>,
     /// The field of the struct that says how many elements of the array are state.
     length: Option<Ident>,
+    /// What the description calls that field.
+    length_name: Option<String>,
     range: Option<ExprRange>,
     must_equal: Option<LitStr>,
     skip_when_default: bool,
@@ -202,8 +222,7 @@ impl<'a> Member<'a> {
                 ::vmstate::state::MapKey::from(#start), ::vmstate::state::MapKey::from(#end)
             ))));
         }
-        if let Some(length) = &field.length {
-            let length = length.unraw().to_string();
+        if let Some(length) = &field.length_name {
             changes.push(quote!(length: ::std::option::Option::Some(::vmstate::state::Name::from(#length))));
         }
         if let Some(hint) = &field.must_equal {
@@ -345,6 +364,7 @@ impl<'a> Described<'a> {
             ty,
             max: marks.max.clone(),
             length: marks.length.clone(),
+            length_name: None,
             range: marks.range.clone(),
             must_equal: marks.must_equal.clone(),
             skip_when_default,

@@ -61,9 +61,46 @@ pub static DECLARATIONS: [Declaration];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qom::{Object, ObjectPart as _, TypeTable, TypeTableError};
+
+    #[derive(Object)]
+    #[object(name = "board", stateless, unregistered)]
+    struct Board {}
+
+    #[derive(Object)]
+    #[object(name = "board-1.0", parent = Board, stateless, unregistered)]
+    struct Board10 {}
 
     #[test]
-    fn phases_are_ordered_as_listed_and_each_once() {
-        assert!(Phase::ALL.windows(2).all(|pair| pair[0] < pair[1]));
+    fn phases_come_in_order_each_once_and_nothing_builds_on_a_later_one() {
+        let mut asked = Vec::new();
+        let table = TypeTable::by_phase(|phase| {
+            asked.push(format!("{phase:?}").to_lowercase());
+            match phase {
+                Phase::Qom => vec![Board::type_info()],
+                Phase::Machine => vec![Board10::type_info()],
+                _ => Vec::new(),
+            }
+        });
+        assert_eq!(asked, ["block", "opts", "qom", "trace", "machine", "qapi"]);
+        assert!(table.expect("in order").class("board-1.0").is_ok());
+        let error = TypeTable::by_phase(|phase| match phase {
+            Phase::Machine => vec![Board::type_info()],
+            Phase::Qom => vec![Board10::type_info()],
+            _ => Vec::new(),
+        });
+        let error = error.expect_err("the child comes first");
+        assert!(
+            matches!(
+                error,
+                TypeTableError::LaterPhase {
+                    name: "board-1.0",
+                    later: "board",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(error.to_string().contains("in phase Qom, before 'board'"), "{error}");
     }
 }

@@ -29,7 +29,41 @@ impl TypeTable {
     ///
     /// [`TypeTableError`] where the declarations do not fit together.
     pub fn gathered() -> Result<Arc<Self>, TypeTableError> {
-        Self::build(Phase::ALL.into_iter().flat_map(Phase::declared))
+        Self::by_phase(Phase::declared)
+    }
+
+    /// The table of what `declared` says that takes effect in each phase. It is asked once for each, in their order, and what is
+    /// declared for one builds on nothing of a later one.
+    ///
+    /// # Errors
+    ///
+    /// [`TypeTableError`] where the declarations do not fit together.
+    pub fn by_phase(declared: impl FnMut(Phase) -> Vec<&'static TypeInfo>) -> Result<Arc<Self>, TypeTableError> {
+        let mut declared = declared;
+        let mut phases = BTreeMap::new();
+        let mut infos = Vec::new();
+        for phase in Phase::ALL {
+            for info in declared(phase) {
+                phases.entry(info.name).or_insert(phase);
+                infos.push(info);
+            }
+        }
+        let table = Self::build(infos)?;
+        let of = |name: &str| phases.get(name).copied().unwrap_or(Phase::ALL[0]);
+        for (name, phase) in &phases {
+            let info = table.types[name].info;
+            let builds_on = info.parent.iter().chain(info.interfaces);
+            if let Some(later) = builds_on.into_iter().find(|other| of(other) > *phase) {
+                return Err(TypeTableError::LaterPhase {
+                    name: info.name,
+                    at: info.declared_at,
+                    phase: *phase,
+                    later,
+                    later_phase: of(later),
+                });
+            }
+        }
+        Ok(table)
     }
 
     /// The table of `infos`, [`OBJECT`], [`Container`] and [`UserCreatable`]. Which error is reported does not depend on the order of `infos`.

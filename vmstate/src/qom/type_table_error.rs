@@ -1,5 +1,7 @@
 //! Why declarations do not make a type table.
 
+use super::Phase;
+
 /// Why declarations do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypeTableError {
@@ -30,6 +32,22 @@ pub enum TypeTableError {
         at: &'static str,
         /// The name that is missing.
         parent: &'static str,
+    },
+    /// A type extends or implements one that takes effect after it.
+    #[error(
+        "type '{name}' at {at} takes effect in phase {phase:?}, before '{later}', on which it builds, in phase {later_phase:?}"
+    )]
+    LaterPhase {
+        /// The name.
+        name: &'static str,
+        /// Where it is declared.
+        at: &'static str,
+        /// Its phase.
+        phase: Phase,
+        /// What it extends or implements.
+        later: &'static str,
+        /// The phase of that.
+        later_phase: Phase,
     },
     /// A type has no parent, or one of the wrong kind.
     #[error("type '{name}' at {at} cannot extend {parent}: interfaces extend interfaces and other types do not")]
