@@ -407,6 +407,55 @@ fn configuration_that_differs_is_refused_with_its_hint() {
         check(&hub(4, &[5, 3])),
         Err("field lines[0].device: it is 0x5, and this machine is configured for 0x0: plug the same devices".into())
     );
+    assert_eq!(
+        check(&hub(4, &[0, 3, 5])),
+        Err("field lines[2].device: it is 0x5, and this machine is configured for 0x0: plug the same devices".into()),
+        "also of what is not here"
+    );
+}
+
+#[test]
+fn configuration_that_is_not_here_differs_and_what_a_stream_leaves_out_says_nothing() {
+    #[derive(VmState)]
+    struct Clocked {
+        #[vmstate(may_be_absent, must_equal(hint = "fit the same crystal"))]
+        crystal: Option<u32>,
+        #[vmstate(subsection(needed = Clocked::is_tuned))]
+        tuning: Tuning,
+    }
+    #[derive(Default, VmState)]
+    struct Tuning {
+        tuned: bool,
+        #[vmstate(must_equal(hint = "fit the same tuner"))]
+        hz: u32,
+    }
+    impl Clocked {
+        fn is_tuned(&self) -> bool {
+            self.tuning.tuned
+        }
+    }
+    let of = |crystal, tuned, hz| {
+        Clocked {
+            crystal,
+            tuning: Tuning { tuned, hz },
+        }
+        .to_value()
+    };
+    let check = |incoming: &StructValue, here: &StructValue| {
+        state::check_configured(Clocked::schema(), incoming, here).map_err(|error| error.to_string())
+    };
+    let bare = of(None, false, 0);
+    let whole = of(Some(5), true, 1);
+    assert_eq!(check(&whole, &whole), Ok(()));
+    assert_eq!(check(&bare, &whole), Ok(()));
+    assert_eq!(
+        check(&of(Some(5), false, 0), &bare),
+        Err("field crystal: it is 0x5, and this machine is configured for nothing: fit the same crystal".into())
+    );
+    assert_eq!(
+        check(&of(None, true, 1), &bare),
+        Err("field tuning.hz: it is 0x1, and this machine is configured for nothing: fit the same tuner".into())
+    );
 }
 
 #[test]
