@@ -5,9 +5,14 @@
 
 use std::fs;
 
+use migration::snapshot::inspect;
+use migration::vm::{DestinationFactory, Offer};
 use serde_json::{Value, json};
+use tern_tests::compat::corpus::{self, Golden};
 use tern_tests::compat::machine::{shape, shape_file};
 use tern_tests::compat::releases::Releases;
+use tern_tests::compat::shape::changes;
+use tern_tests::machine::Site;
 use tern_tests::process::Scratch;
 
 /// Machines of releases: release, machine and its shape then.
@@ -26,36 +31,6 @@ fn released() -> Vec<(String, String, Value)> {
     released
 }
 
-/// Where two values differ, with what was there and what is.
-fn differences(place: &str, was: &Value, is: &Value, found: &mut Vec<String>) {
-    match (was, is) {
-        (Value::Object(was), Value::Object(is)) => {
-            let mut names: Vec<_> = was.keys().chain(is.keys()).collect();
-            names.sort();
-            names.dedup();
-            for name in names {
-                let member = |of: &serde_json::Map<String, Value>| of.get(name).cloned().unwrap_or_default();
-                differences(&format!("{place}.{name}"), &member(was), &member(is), found);
-            }
-        }
-        (was, is) if was == is => {}
-        (was, is) => found.push(format!("{place}: was {was}, is {is}")),
-    }
-}
-
-/// What of a released machine may not change: all but CPU models and fields of state that came later, which have rules of their own.
-fn changes(was: &Value, is: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut is = is.clone();
-    for (section, was) in was["state"].as_object().into_iter().flatten() {
-        // Versions and fields go on by the rules of schemas, which the schema lock holds.
-        is["state"][section]["version"] = was["version"].clone();
-        is["state"][section]["fields"] = was["fields"].clone();
-    }
-    differences("", was, &is, &mut found);
-    found
-}
-
 #[test]
 fn a_released_machine_is_for_guests_what_it_was() {
     for (release, machine, was) in released() {
@@ -63,7 +38,8 @@ fn a_released_machine_is_for_guests_what_it_was() {
         assert!(
             changes.is_empty(),
             "{machine} is not what it was in {release}:\n  {}\nIt is released, so it stays: bring what is new with a new version of the \
-             machine (or of the CPU model), and have the compat of this one switch it off",
+             machine (or of the CPU model), and have the compat of this one switch it off. Limits and ranges may become wider, and never \
+             narrower; a property stays, with its type, and with its default, which `compat` can give to the machines that had it",
             changes.join("\n  ")
         );
     }
@@ -81,12 +57,19 @@ fn a_change_is_found_and_named_whatever_it_is() {
         ("/tables/0xe0000", json!("00 00")),
         ("/cpuid/x86-64-v1-1/00000001.0", json!("0 0 0 0")),
         ("/since", json!("0.2")),
+        ("/limits/cpus/least", json!(2)),
+        ("/limits/cpus/most", json!(64)),
+        ("/limits/memory/least", json!(8 << 20)),
+        ("/limits/memory/most", json!(1_u64 << 36)),
+        ("/limits/memory/multiple-of", json!(8192)),
+        ("/settable/pvpanic/events/most", json!(3)),
+        ("/settable/serial16550/irq/least", json!(1)),
+        ("/settable/tern-testdev/mmio-base/type", json!("uint32")),
+        ("/addable/tern-testdev/by", json!("object-add")),
+        ("/addable/tern-testdev/defaults/iobase", json!("232")),
+        ("/addable/tern-testdev/defaults/irq", json!("6")),
     ] {
-        let mut changed = machine.clone();
-        let place = changed
-            .pointer_mut(pointer)
-            .unwrap_or_else(|| panic!("nothing at {pointer}"));
-        let was = std::mem::replace(place, new);
+        let (changed, was) = changed(&machine, pointer, new);
         let found = changes(&machine, &changed);
         let member = pointer.rsplit('/').next().expect("a name").replace("~1", "/");
         assert_eq!(found.len(), 1, "{pointer}: {found:?}");
@@ -106,6 +89,124 @@ fn a_change_is_found_and_named_whatever_it_is() {
     let mut changed = machine.clone();
     changed["state"]["/machine/rtc (mc146818rtc)"]["fields"] = json!(["more"]);
     assert!(changes(&machine, &changed).is_empty(), "fields are the schema lock's");
+}
+
+/// The shape with something else at `pointer`, and what was there.
+fn changed(shape: &Value, pointer: &str, new: Value) -> (Value, Value) {
+    let mut changed = shape.clone();
+    let place = changed.pointer_mut(pointer);
+    let place = place.unwrap_or_else(|| panic!("nothing at {pointer}"));
+    let was = std::mem::replace(place, new);
+    (changed, was)
+}
+
+#[test]
+fn what_could_be_asked_for_stays_and_there_may_be_more_of_it() {
+    let machine = shape("microvm-1.0");
+    for (pointer, wider) in [
+        ("/limits/cpus/most", json!(255)),
+        ("/limits/memory/least", json!(1 << 20)),
+        ("/limits/memory/multiple-of", json!(512)),
+        ("/settable/chardev-ringbuf/size/least", json!(0)),
+        ("/settable/pvpanic/events/most", json!(15)),
+    ] {
+        let (changed, _) = changed(&machine, pointer, wider);
+        assert_eq!(changes(&machine, &changed), [""; 0], "{pointer}");
+    }
+    for (place, name) in [
+        ("/settable", "tern-testdev"),
+        ("/settable/tern-testdev", "irq"),
+        ("/settable/tern-testdev/irq", "most"),
+        ("/addable", "serial16550"),
+        ("/addable/serial16550/defaults", "irq"),
+        ("/limits", "memory"),
+    ] {
+        let mut fewer = machine.clone();
+        let members = fewer.pointer_mut(place).and_then(Value::as_object_mut);
+        members.and_then(|members| members.remove(name)).expect("it is there");
+        let found = changes(&machine, &fewer);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let named = format!("{}.{name}: was ", place.replace('/', "."));
+        assert!(
+            found[0].starts_with(&named) && found[0].ends_with("is gone"),
+            "{found:?}"
+        );
+        // What is new is no change, unless it bounds what had no bound.
+        let found = changes(&fewer, &machine);
+        if name == "most" {
+            assert_eq!(found, [".settable.tern-testdev.irq.most: was not there, is 4294967295"]);
+        } else {
+            assert_eq!(found, [""; 0]);
+        }
+    }
+    let choice =
+        |values: Value| json!({ "settable": { "port": { "parity": { "type": "parity", "values": values } } } });
+    let (one, two) = (choice(json!(["none"])), choice(json!(["even", "none"])));
+    assert_eq!(changes(&one, &two), [""; 0]);
+    assert_eq!(
+        changes(&two, &one),
+        [r#".settable.port.parity.values: was ["even","none"], is ["none"]"#]
+    );
+    let older = json!({ "machine": "microvm-1.0" });
+    assert_eq!(
+        changes(&older, &machine),
+        [""; 0],
+        "what a release did not keep is not compared"
+    );
+}
+
+/// The limits are those that somebody meets who brings a machine.
+#[test]
+fn a_machine_at_each_of_its_limits_is_taken_and_one_beyond_is_not() {
+    let scratch = Scratch::in_memory();
+    let releases = Releases::of_this_repository();
+    for release in releases.iter() {
+        let goldens = Golden::all(&releases.folder_of(release).join(corpus::FOLDER)).expect("a corpus");
+        for golden in goldens.iter().filter(|golden| golden.variant == "reset") {
+            let today = shape(&golden.machine);
+            let file = releases.folder_of(release).join(shape_file(&golden.machine));
+            let was: Value = serde_json::from_str(&fs::read_to_string(file).expect("a shape")).expect("JSON");
+            let limits = was.get("limits").unwrap_or(&today["limits"]);
+            let limit = |pointer: &str| limits.pointer(pointer).and_then(Value::as_u64).expect("a number");
+            let snapshot = inspect(&golden.unpack(&scratch)).expect("a snapshot");
+            let refused = |cpus: u64, memory: u64| {
+                let mut offer = Offer {
+                    header: snapshot.header.clone(),
+                    recipe: snapshot.manifest.recipe.clone(),
+                    inventory: snapshot.manifest.inventory.clone(),
+                    schemas: snapshot.schemas.clone(),
+                    parent: None,
+                };
+                offer.recipe.cpus = (0..u32::try_from(cpus).expect("few")).collect();
+                offer.recipe.memory = memory;
+                let report = Site::new("qtest").factory().preflight(&offer);
+                let subjects = report.refusals.into_iter().map(|refusal| refusal.subject);
+                subjects.collect::<Vec<_>>()
+            };
+            let memory = ["least", "most"].map(|end| limit(&format!("/memory/{end}")));
+            for (cpus, memory) in ["least", "most"]
+                .map(|end| limit(&format!("/cpus/{end}")))
+                .into_iter()
+                .zip(memory)
+            {
+                assert_eq!(
+                    refused(cpus, memory),
+                    [""; 0],
+                    "{}: {cpus} vCPUs, {memory} bytes",
+                    golden.machine
+                );
+            }
+            let beyond = |pointer: &str| {
+                today["limits"]
+                    .pointer(pointer)
+                    .and_then(Value::as_u64)
+                    .expect("a number")
+                    + 1
+            };
+            assert_eq!(refused(beyond("/cpus/most"), memory[0]), ["cpus"]);
+            assert_eq!(refused(1, beyond("/memory/most")), ["memory"]);
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{env, fs, io};
 
 use tern_tests::compat::lock::SchemaFile;
 use tern_tests::compat::releases::Releases;
-use tern_tests::compat::{corpus, machine};
+use tern_tests::compat::{accepted, corpus, machine};
 
 fn main() -> ExitCode {
     let args: Vec<_> = env::args().skip(1).collect();
@@ -47,8 +47,12 @@ fn release(version: &str, commit: &str) -> Result<(), String> {
         fs::write(file, format!("{:#}\n", machine::shape(machine))).map_err(failed)?;
     }
     corpus::make(&partial.path().join(corpus::FOLDER), true);
+    let mut states = 0;
+    for machine in &machines {
+        states += accepted::make(partial.path(), machine)?;
+    }
     fs::rename(partial.keep(), &folder).map_err(failed)?;
-    let release = releases.add(version, commit, &machines)?;
-    println!("{}: {} files", folder.display(), release.files);
+    let release = releases.add(version, commit, &machines, states)?;
+    println!("{}: {} files, {states} states", folder.display(), release.files);
     Ok(())
 }

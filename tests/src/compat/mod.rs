@@ -6,8 +6,10 @@
 //! | --- | --- |
 //! | [`releases`] | reads the list of releases, and sees that nothing of them has changed |
 //! | [`machine`] | makes a machine with everything that can have state, and tells its shape |
+//! | [`shape`] | what of a machine's shape may change |
 //! | [`lock`] | the schemas of a release, held against those of this program |
 //! | [`corpus`] | the snapshots of a release: makes them, and brings them back |
+//! | [`accepted`] | the states that a release accepted, made by [`deviations`]: whether this program accepts them |
 //! | [`versions`] | the programs of a release, and of a future one that is made of patches |
 //! | [`sample`] | extreme values of a schema, for tests that ask what loads |
 //!
@@ -16,8 +18,10 @@
 //! a guest could do ([`program`]) with a save and a load in the middle; [`forgotten`] has each field of the state lost on
 //! that way, and wants somebody to notice.
 
+pub mod accepted;
 pub mod conformance;
 pub mod corpus;
+pub mod deviations;
 pub mod forgotten;
 pub mod lock;
 pub mod machine;
@@ -26,6 +30,7 @@ pub mod random;
 pub mod releases;
 pub mod rig;
 pub mod sample;
+pub mod shape;
 pub mod split_run;
 pub mod values;
 pub mod versions;

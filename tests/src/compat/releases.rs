@@ -32,6 +32,8 @@ pub struct Release {
     pub commit: String,
     /// The versions of machines that it has.
     pub machines: Vec<String>,
+    /// How many states of those that it accepted its folder has; none if it is older than that list.
+    pub accepted: Option<usize>,
     /// How many files its folder has, without the list of them.
     pub files: usize,
     /// The BLAKE3 hash of the list of its files.
@@ -124,12 +126,18 @@ impl Releases {
         Ok(changes)
     }
 
-    /// Adds a release whose folder is complete: writes the list of its files, and an entry at the end of the list of releases.
+    /// Adds a release whose folder is complete, with that many states that it accepted: writes the list of its files, and an entry at the end of the list of releases.
     ///
     /// # Errors
     ///
     /// There is such a release already, or a file cannot be read or written.
-    pub fn add(&mut self, version: &str, commit: &str, machines: &[String]) -> Result<&Release, String> {
+    pub fn add(
+        &mut self,
+        version: &str,
+        commit: &str,
+        machines: &[String],
+        accepted: usize,
+    ) -> Result<&Release, String> {
         if self.releases.iter().any(|known| known.version == version) {
             return Err(format!("{version} has been released"));
         }
@@ -143,6 +151,7 @@ impl Releases {
             version: version.to_owned(),
             commit: commit.to_owned(),
             machines: machines.to_vec(),
+            accepted: Some(accepted),
             files: hashes.len(),
             sums: blake3::hash(sums.as_bytes()).to_string(),
         };
@@ -197,12 +206,15 @@ impl Release {
             DeValue::String(name) => Ok(name.clone().into_owned()),
             _ => Err("a machine is a text".to_owned()),
         };
-        let files = match table.get("files").map(|value| value.get_ref()) {
+        let number = |name: &str| match table.get(name).map(|value| value.get_ref()) {
             Some(DeValue::Integer(number)) => number.as_str().parse().ok(),
             _ => None,
         };
-        if table.len() != 5 {
-            return Err("a release has a version, a commit, machines, files and sums, and nothing else".to_owned());
+        let accepted = number("accepted");
+        if table.len() != 5 + usize::from(accepted.is_some()) {
+            return Err(
+                "a release has a version, a commit, machines, accepted, files and sums, and nothing else".to_owned(),
+            );
         }
         Ok(Self {
             version: text("version")?,
@@ -211,7 +223,8 @@ impl Release {
                 .iter()
                 .map(|value| machine(value.get_ref()))
                 .collect::<Result<_, _>>()?,
-            files: files.ok_or("a release has no number of files")?,
+            accepted,
+            files: number("files").ok_or("a release has no number of files")?,
             sums: text("sums")?,
         })
     }
@@ -227,9 +240,13 @@ impl Release {
         } = self;
         let mut text = String::new();
         let machines = machines.join(", ");
+        let accepted = self
+            .accepted
+            .map(|count| format!("accepted = {count}\n"))
+            .unwrap_or_default();
         write!(
             text,
-            "\n[[release]]\nversion = {version:?}\ncommit = {commit:?}\nmachines = [{machines}]\nfiles = {files}\nsums = {sums:?}\n"
+            "\n[[release]]\nversion = {version:?}\ncommit = {commit:?}\nmachines = [{machines}]\n{accepted}files = {files}\nsums = {sums:?}\n"
         )
         .expect("a string takes all");
         text
@@ -307,7 +324,7 @@ mod tests {
             fs::write(folder.join("schema.json"), version).expect("a file");
             fs::write(folder.join("corpus/a.tern"), "a").expect("a file");
             let machines = ["m-1.0".to_owned(), "m-1.1".to_owned()];
-            releases.add(version, &"0".repeat(40), &machines).expect("it is new");
+            releases.add(version, &"0".repeat(40), &machines, 7).expect("it is new");
         }
         releases
     }
@@ -331,7 +348,7 @@ mod tests {
     #[test]
     fn a_version_is_released_once() {
         let home = Scratch::new();
-        let error = released(&home).add("0.1.0", "", &[]).expect_err("there is one");
+        let error = released(&home).add("0.1.0", "", &[], 0).expect_err("there is one");
         assert_eq!(error, "0.1.0 has been released");
     }
 

@@ -54,7 +54,13 @@ impl Extreme {
         self.of_type(&field.wire, field.range)
     }
 
-    fn of_type(self, wire: &WireType, range: Option<(i128, i128)>) -> Value {
+    /// The value of a type at this end, where integers can be those of `range`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::of`].
+    #[must_use]
+    pub fn of_type(self, wire: &WireType, range: Option<(i128, i128)>) -> Value {
         let unsigned = |bits: u32| {
             let (least, most) = range.unwrap_or((0, (1 << bits) - 1));
             Value::Uint(u64::try_from(self.pick(least, most)).expect("within 64 bits"))

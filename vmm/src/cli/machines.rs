@@ -20,8 +20,8 @@ use crate::{monitor::machine_list, vm::shape};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  vm machines\n  vm machines microvm-1.0\n  vm run --machine microvm-1.0")]
 pub(super) struct Args {
-    /// The machine to show: its memory map, its objects and their properties, what of them is saved; with --json also its tables
-    /// and the CPUID of each model.
+    /// The machine to show: its limits, its memory map, its objects and their properties, what of them is saved; with --json also what
+    /// can be set and added, its tables, and the CPUID of each model.
     #[arg(value_name = "MACHINE")]
     machine: Option<String>,
 }
@@ -32,8 +32,9 @@ pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
         let machine = machine_named(&types, name)?;
         let mut shape = shape(&types, machine.name, machine.class.since).map_err(start_error)?;
         if let Some(members) = shape.as_object_mut().filter(|_| !messages.is_json()) {
-            members.remove("tables");
-            members.remove("cpuid");
+            for long in ["settable", "addable", "tables", "cpuid"] {
+                members.remove(long);
+            }
         }
         messages.result(Outline(&shape), &shape)?;
         return Ok(0);

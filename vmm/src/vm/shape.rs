@@ -1,15 +1,16 @@
 //! What a guest sees of a machine, as data: what its version promises to leave as it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hw::core::Release;
+use hw::core::{DeviceClass, HotplugError, MachineClass, Release};
 use hw::i386::cpu_model::{CPU_MODELS, CpuSpec};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::microvm::layout;
 use hw::memory::{AddressSpace, RamBlock};
 use migration::vm::SourceVm;
 use serde_json::{Map, Value, json};
-use vmstate::qom::TypeTable;
+use vmstate::qom::{Class, PropertyKind, TypeTable, UserCreatable};
 use vmstate::state::Schema;
 
 use super::{CreateError, Host, Vm, VmSpec, describe, processor};
@@ -23,8 +24,11 @@ const MEMORY: u64 = 5 << 30;
 /// | member | what |
 /// | --- | --- |
 /// | `machine`, `since` | its name, and the release that brought it |
+/// | `limits` | how many vCPUs and how many bytes of memory it takes: the least and the most, and what the bytes are a multiple of |
 /// | `memory`, `io` | the memory map and the I/O ports: the name of what is there, by addresses in hexadecimal |
 /// | `objects` | type and properties of each object, by its path |
+/// | `settable` | what can be set of objects of each type that it has or users can add: type and range, by property |
+/// | `addable` | the types that users can add: by what command, and the default of each property |
 /// | `state` | version, fields and subsections of each description of state, by the path of its object |
 /// | `tables` | bytes of the ACPI and MP tables and of the reset vector, in rows, by their addresses |
 /// | `cpuid` | rows of each CPU model that there was with that release, by leaf and subleaf |
@@ -44,18 +48,105 @@ pub fn shape(types: &Arc<TypeTable>, machine: &str, since: Release) -> Result<Va
         ..VmSpec::new("shape", "")
     };
     let vm = Vm::create(&host, &spec, Arc::default())?;
+    let addable = addable(types);
     Ok(json!({
         "machine": machine,
         "since": since.to_string(),
+        "limits": limits(vm.board().machine().class()),
         "memory": map(vm.board().memory()),
         "io": map(vm.board().io()),
         "objects": objects(&vm),
+        "settable": settable(types, &vm, addable.keys().copied())?,
+        "addable": defaults(&vm, &addable)?,
         "state": vm.schemas().iter().map(|section| {
             (format!("{} ({})", section.path, section.description), state(&section.schema))
         }).collect::<Map<_, _>>(),
         "tables": tables(vm.board().ram())?,
         "cpuid": processors(&host, &vm, since)?,
     }))
+}
+
+fn limits(machine: &Class) -> Value {
+    let most = machine.data::<MachineClass>().map_or(0, |machine| machine.max_cpus);
+    json!({
+        "cpus": { "least": 1, "most": most },
+        "memory": { "least": layout::MIN_RAM, "most": layout::MAX_RAM, "multiple-of": layout::PAGE },
+    })
+}
+
+/// The types that users can add, and the command that does it.
+fn addable(types: &TypeTable) -> BTreeMap<&'static str, &'static str> {
+    let by = |class: &Class| {
+        let is_device = class.data::<DeviceClass>().is_some_and(DeviceClass::is_hotpluggable);
+        if is_device {
+            return Some("device_add");
+        }
+        class.is_a(UserCreatable::TYPE).then_some("object-add")
+    };
+    let concrete = types.names().filter_map(|name| Some((name, types.class(name).ok()?)));
+    concrete
+        .filter(|(_, class)| class.is_concrete())
+        .filter_map(|(name, class)| Some((name, by(&class)?)))
+        .collect()
+}
+
+/// The properties that a user can set, by type; types that have none are left out.
+fn settable(
+    types: &TypeTable,
+    vm: &Vm,
+    addable: impl Iterator<Item = &'static str>,
+) -> Result<Map<String, Value>, CreateError> {
+    let inventory = describe::inventory(vm.root(), &vm.accelerator().types());
+    let of_board = inventory.objects.into_iter().map(|object| object.type_name);
+    let mut settable = Map::new();
+    for name in of_board.chain(addable.map(str::to_owned)) {
+        let class = types.class(&name).map_err(HotplugError::from)?;
+        let properties = class.properties().filter(|property| property.is_settable());
+        let properties: Map<_, _> = properties
+            .map(|property| (property.name().to_owned(), taken_by(property.kind())))
+            .collect();
+        if !properties.is_empty() {
+            settable.insert(name, properties.into());
+        }
+    }
+    Ok(settable)
+}
+
+/// What values a property takes.
+fn taken_by(kind: &PropertyKind) -> Value {
+    match kind {
+        PropertyKind::Uint { min, max, .. } | PropertyKind::Size { min, max } => {
+            json!({ "type": kind.type_name(), "least": min, "most": max })
+        }
+        PropertyKind::Int { min, max, .. } => json!({ "type": kind.type_name(), "least": min, "most": max }),
+        PropertyKind::Enum { values, .. } => json!({ "type": kind.type_name(), "values": values }),
+        PropertyKind::Optional(of) => {
+            let mut taken = taken_by(of);
+            taken["null"] = true.into();
+            taken
+        }
+        PropertyKind::List(of) => json!({ "type": kind.type_name(), "each": taken_by(of) }),
+        PropertyKind::Bool | PropertyKind::Str | PropertyKind::Link(_) | PropertyKind::Child(_) => {
+            json!({ "type": kind.type_name() })
+        }
+    }
+}
+
+/// What the properties of an object are that a user adds to the machine and sets nothing of.
+fn defaults(vm: &Vm, addable: &BTreeMap<&'static str, &'static str>) -> Result<Map<String, Value>, CreateError> {
+    let mut all = Map::new();
+    for (name, by) in addable {
+        let made = vm.board().defaults().new_object(vm.root().types(), name);
+        let object = made.map_err(HotplugError::from)?;
+        let settable = object.class().properties().filter(|property| property.is_settable());
+        let defaults = settable.filter_map(|property| {
+            let value = object.property(property.name()).ok()?;
+            Some((property.name().to_owned(), value.to_string().into()))
+        });
+        let defaults: Map<_, Value> = defaults.collect();
+        all.insert((*name).to_owned(), json!({ "by": by, "defaults": defaults }));
+    }
+    Ok(all)
 }
 
 fn map(space: &AddressSpace) -> Map<String, Value> {
@@ -136,12 +227,59 @@ mod tests {
     use hw::core::MachineType;
 
     #[test]
+    fn what_a_property_takes_is_shown_for_every_kind() {
+        let number = PropertyKind::Int {
+            bits: 8,
+            min: -2,
+            max: 5,
+        };
+        let shown = json!({ "type": "int8", "least": -2, "most": 5 });
+        let choice = PropertyKind::Enum {
+            name: "parity",
+            values: vec!["none", "even"],
+        };
+        for (kind, taken) in [
+            (number.clone(), shown.clone()),
+            (choice, json!({ "type": "parity", "values": ["none", "even"] })),
+            (
+                PropertyKind::Optional(Box::new(number.clone())),
+                json!({ "type": "int8", "least": -2, "most": 5, "null": true }),
+            ),
+            (
+                PropertyKind::List(Box::new(number)),
+                json!({ "type": "list<int8>", "each": shown }),
+            ),
+            (PropertyKind::Str, json!({ "type": "str" })),
+        ] {
+            assert_eq!(taken_by(&kind), taken, "{kind}");
+        }
+    }
+
+    #[test]
     fn every_machine_shows_all_that_a_guest_sees_of_it() {
         let types = TypeTable::gathered().expect("sound types");
         for machine in MachineType::all(&types) {
             let shape = shape(&types, machine.name, machine.class.since).expect("it can be made");
             assert_eq!(shape["memory"]["0x100000000-0x17fffffff"], "ram-above-4g", "{shape:#}");
             assert_eq!(shape["io"]["0x3f8-0x3ff"], "serial16550");
+            assert_eq!(
+                shape["limits"],
+                json!({
+                    "cpus": { "least": 1, "most": 128 },
+                    "memory": { "least": 4 << 20, "most": 1_u64 << 40, "multiple-of": 4096 },
+                })
+            );
+            let port = json!({ "type": "uint16", "least": 0, "most": 0xffff });
+            for device in ["serial16550", "tern-testdev", "i8042"] {
+                assert_eq!(shape["settable"][device]["iobase"], port, "{device}");
+            }
+            assert_eq!(
+                shape["addable"]["chardev-ringbuf"],
+                json!({ "by": "object-add", "defaults": { "size": "65536" } })
+            );
+            assert_eq!(shape["addable"]["tern-testdev"]["by"], "device_add");
+            assert_eq!(shape["addable"]["tern-testdev"]["defaults"]["irq"], "5");
+            assert!(shape["addable"]["i8042"].is_null(), "it comes with the machine");
             assert_eq!(
                 shape["objects"]["/machine/pic"]["type"], "i8259-common",
                 "no accelerator is seen"

@@ -19,7 +19,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::bitmap::Bitmap;
-use super::encode::encode_value;
+use super::encode::{encode, encode_value};
 use super::name::Name;
 use super::schema::Schema;
 use super::value::{MapKey, StructValue, Value};
@@ -75,6 +75,13 @@ impl StructValue {
             .subsections()
             .map(|(name, value)| (name.to_string(), value.to_json()));
         Json::Object(fields.chain(subsections).collect::<Map<_, _>>())
+    }
+
+    /// Reads what [`Self::to_json`] wrote of a value of this schema; `None` if it is no such value.
+    #[must_use]
+    pub fn from_json(schema: &Schema, json: &Json) -> Option<Self> {
+        let value = read_struct(schema, json)?;
+        encode(schema, &value).ok().map(|_| value)
     }
 }
 
@@ -191,6 +198,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_value_reads_back_from_its_json((schema, value) in schema_and_value()) {
+            let back = StructValue::from_json(&schema, &value.to_json());
+            prop_assert_eq!(back.as_ref(), Some(&value));
             let wire = WireType::Struct(Box::new(schema));
             let value = Value::Struct(value);
             let text = value.to_json().to_string();
