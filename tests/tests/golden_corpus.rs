@@ -6,12 +6,14 @@
 //! KVM is seen by every load there, which reads all of it back; and what a guest makes of it then, by the guest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hw::core::TestDev;
 use migration::snapshot::{RestoreOptions, SaveOptions, SnapshotInfo, inspect, save, verify};
 use migration::vm::{DestinationVm, SourceVm};
+use tern_tests::compat::conformance::message;
 use tern_tests::compat::corpus::{self, Golden, VARIANTS};
 use tern_tests::compat::lock::SchemaFile;
 use tern_tests::compat::machine;
@@ -165,9 +167,20 @@ fn golden_guests_run_on_and_find_their_memory_as_they_left_it() {
         let mut restored = restored.unwrap_or_else(|error| panic!("{}: {error}", golden.path.display()));
         let mut guest = site.machine(restored.vm.vm());
         restored.vm.run().expect("it runs");
-        for _ in 0..2 {
-            guest.wait_beat();
-            assert_eq!(guest.verify(), corpus::GUEST_PAGES, "{}", golden.path.display());
+        let goes_on = catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..2 {
+                guest.wait_beat();
+                assert_eq!(guest.verify(), corpus::GUEST_PAGES);
+            }
+        }));
+        if let Err(why) = goes_on {
+            panic!(
+                "{}: its guest does not go on as it was: {}\nWhat is loaded here is not what was saved, or means something else: a \
+                 field that is renamed keeps its name in the file (`name = \"...\"`), and one whose meaning changes is a new field \
+                 (CONTRIBUTING.md)",
+                golden.path.display(),
+                message(&*why)
+            );
         }
     }
 }

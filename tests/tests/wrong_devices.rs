@@ -9,6 +9,7 @@ use hw::core::{
 };
 use hw::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 use parking_lot::Mutex;
+use tern_tests::compat::behaviour::Transcript;
 use tern_tests::compat::forgotten::{Found, read_list};
 use tern_tests::compat::{conformance, split_run};
 use vmstate::VmState;
@@ -33,6 +34,8 @@ enum Fault {
     Picky,
     /// It takes a state, and keeps another one.
     Bends,
+    /// It takes one field for another.
+    Exchanges,
     /// Some value is too much for it.
     Panics,
 }
@@ -80,6 +83,10 @@ impl StateHooks for Wrong {
     fn post_load(&self, _: u32) -> Result<(), HookError> {
         if self.is(Fault::Bends) {
             self.state.lock().scratch |= 1;
+        }
+        if self.is(Fault::Exchanges) {
+            let state = &mut *self.state.lock();
+            std::mem::swap(&mut state.level, &mut state.scratch);
         }
         if self.is(Fault::Picky) && *self.state.lock() != WrongState::default() {
             return Err("it is not to my taste".into());
@@ -157,6 +164,7 @@ fn instance_init(object: &Arc<Object>) {
         "sticky" => Fault::Sticky,
         "picky" => Fault::Picky,
         "bends" => Fault::Bends,
+        "exchanges" => Fault::Exchanges,
         "panics" => Fault::Panics,
         _ => Fault::None,
     };
@@ -186,6 +194,7 @@ devices! {
     Sticky = "sticky";
     Picky = "picky";
     Bends = "bends";
+    Exchanges = "exchanges";
     Panics = "panics";
 }
 
@@ -240,6 +249,29 @@ fn a_device_that_panics_is_found_and_named() {
         split_run::check(&types(), "panics", CASES, SEED),
         "panics: it panics: it cannot be so",
     );
+}
+
+/// A release had a sound device, and a later Tern has this one in its place.
+#[test]
+fn a_device_that_does_not_do_what_it_did_in_a_release_is_found_whatever_it_does() {
+    let mut released = Transcript::default();
+    released.add(&types(), "sound", &[], SEED).expect("it can be recorded");
+    assert_eq!(released.differences(&types()), [""; 0]);
+    for (today, told) in [
+        ("exchanges", ": expected "),
+        (
+            "picky",
+            "the state is refused: /subject (wrong-common) cannot take this state: it is not to my taste",
+        ),
+        ("bends", "read ports 0x81 1: expected "),
+        ("silent", "at the load: expected line 3 high at "),
+        ("panics", "it panics: it cannot be so"),
+    ] {
+        let mut here = released.clone();
+        today.clone_into(&mut here.subjects[0].type_name);
+        let found = here.differences(&types()).join("\n");
+        assert!(found.contains(told), "{today}: {found}");
+    }
 }
 
 #[test]

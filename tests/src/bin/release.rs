@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 use tern_tests::compat::lock::SchemaFile;
+use tern_tests::compat::random::seed;
 use tern_tests::compat::releases::Releases;
-use tern_tests::compat::{accepted, corpus, machine};
+use tern_tests::compat::{accepted, behaviour, corpus, machine};
+use vmstate::qom::TypeTable;
 
 fn main() -> ExitCode {
     let args: Vec<_> = env::args().skip(1).collect();
@@ -51,6 +53,8 @@ fn release(version: &str, commit: &str) -> Result<(), String> {
     for machine in &machines {
         states += accepted::make(partial.path(), machine)?;
     }
+    let types = TypeTable::gathered().map_err(|error| error.to_string())?;
+    behaviour::Transcript::make(&types, seed())?.write(partial.path())?;
     fs::rename(partial.keep(), &folder).map_err(failed)?;
     let release = releases.add(version, commit, &machines, states)?;
     println!("{}: {} files, {states} states", folder.display(), release.files);

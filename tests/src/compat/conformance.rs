@@ -95,7 +95,8 @@ pub fn check(types: &Arc<TypeTable>, type_name: &str, cases: u32, seed: u64) -> 
 }
 
 /// What a panic says.
-pub(super) fn message(panic: &(dyn std::any::Any + Send)) -> String {
+#[must_use]
+pub fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("something that is no text")

@@ -46,6 +46,22 @@ impl Found {
     ///
     /// The type cannot be put on the bench or saved, or its runs differ with nothing lost.
     pub fn look(&mut self, types: &Arc<TypeTable>, type_name: &str, cases: u32, seed: u64) -> Result<(), String> {
+        self.look_with(types, type_name, (cases, seed), |_| Ok(()))
+    }
+
+    /// The same, and tells of each run in which a field is missed for the first time. The random ones are those of `cases`, the
+    /// number of them and the seed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look`], and what `witness` says.
+    pub fn look_with(
+        &mut self,
+        types: &Arc<TypeTable>,
+        type_name: &str,
+        (cases, seed): (u32, u64),
+        mut witness: impl FnMut(&Scenario) -> Result<(), String>,
+    ) -> Result<(), String> {
         let rig = Rig::new(types, type_name)?;
         let new = rig.save()?;
         for section in &new {
@@ -62,7 +78,8 @@ impl Found {
             if self.is_done(&new) {
                 break;
             }
-            let looked = self.look_at(&Scenario::new(types, type_name, case, seed)?, &new);
+            let scenario = Scenario::new(types, type_name, case, seed)?;
+            let looked = self.look_at(&scenario, &new, &mut witness);
             looked.map_err(|error| format!("{type_name}: {error}\n(case {case}; TERN_SEED={seed:#x})"))?;
         }
         if rig.subject().is_a(Device::TYPE) {
@@ -71,7 +88,7 @@ impl Found {
                 if self.is_done(&new) {
                     break;
                 }
-                let looked = self.look_at(&scenario, &new);
+                let looked = self.look_at(&scenario, &new, &mut witness);
                 looked.map_err(|error| format!("{type_name}: {error}\n{}", scenario.describe()))?;
             }
         }
@@ -87,7 +104,13 @@ impl Found {
             .all(|field| self.missed.contains(field))
     }
 
-    fn look_at(&mut self, scenario: &Scenario, new: &Saved) -> Result<(), String> {
+    fn look_at(
+        &mut self,
+        scenario: &Scenario,
+        new: &Saved,
+        witness: &mut impl FnMut(&Scenario) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let before = self.missed.len();
         let left = scenario.first_half()?;
         let saved = left.save()?;
         let mut whole: Option<Ending> = None;
@@ -126,7 +149,11 @@ impl Found {
                 }
             }
         }
-        Ok(())
+        if self.missed.len() > before {
+            witness(scenario)
+        } else {
+            Ok(())
+        }
     }
 
     /// Compares what nobody missed with the list of what nobody can miss.

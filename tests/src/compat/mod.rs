@@ -19,6 +19,7 @@
 //! that way, and wants somebody to notice.
 
 pub mod accepted;
+pub mod behaviour;
 pub mod conformance;
 pub mod corpus;
 pub mod deviations;

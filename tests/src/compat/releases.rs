@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::behaviour;
+
 /// The list of a folder's files with their hashes.
 pub const SUMS: &str = "BLAKE3SUMS";
 /// The list of releases.
@@ -36,6 +38,8 @@ pub struct Release {
     pub accepted: Option<usize>,
     /// How many files its folder has, without the list of them.
     pub files: usize,
+    /// How many runs of its devices it has kept ([`behaviour`]), or none if it is of before that.
+    pub runs: Option<usize>,
     /// The BLAKE3 hash of the list of its files.
     pub sums: String,
 }
@@ -153,6 +157,7 @@ impl Releases {
             machines: machines.to_vec(),
             accepted: Some(accepted),
             files: hashes.len(),
+            runs: behaviour::count(&folder)?,
             sums: blake3::hash(sums.as_bytes()).to_string(),
         };
         let path = self.folder.join(LIST);
@@ -210,10 +215,11 @@ impl Release {
             Some(DeValue::Integer(number)) => number.as_str().parse().ok(),
             _ => None,
         };
-        let accepted = number("accepted");
-        if table.len() != 5 + usize::from(accepted.is_some()) {
+        let (accepted, runs) = (number("accepted"), number("runs"));
+        if table.len() != 5 + usize::from(accepted.is_some()) + usize::from(runs.is_some()) {
             return Err(
-                "a release has a version, a commit, machines, accepted, files and sums, and nothing else".to_owned(),
+                "a release has a version, a commit, machines, perhaps accepted, files, perhaps runs, and sums, and nothing else"
+                    .to_owned(),
             );
         }
         Ok(Self {
@@ -225,6 +231,7 @@ impl Release {
                 .collect::<Result<_, _>>()?,
             accepted,
             files: number("files").ok_or("a release has no number of files")?,
+            runs,
             sums: text("sums")?,
         })
     }
@@ -235,9 +242,11 @@ impl Release {
             version,
             commit,
             files,
+            runs,
             sums,
             ..
         } = self;
+        let runs = runs.map_or_else(String::new, |runs| format!("runs = {runs}\n"));
         let mut text = String::new();
         let machines = machines.join(", ");
         let accepted = self
@@ -246,7 +255,7 @@ impl Release {
             .unwrap_or_default();
         write!(
             text,
-            "\n[[release]]\nversion = {version:?}\ncommit = {commit:?}\nmachines = [{machines}]\n{accepted}files = {files}\nsums = {sums:?}\n"
+            "\n[[release]]\nversion = {version:?}\ncommit = {commit:?}\nmachines = [{machines}]\n{accepted}files = {files}\n{runs}sums = {sums:?}\n"
         )
         .expect("a string takes all");
         text

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use hw::char::{CharFrontend, CharSink, Chardev, HostChardev};
 use hw::core::{
-    Device, DeviceInput, Doorbells, IrqSink, MachineClass, MachineEvents, RealizeCtx, ResetKind, Wiring, device_class,
-    realize_device, reset_tree,
+    Device, DeviceInput, Doorbells, IrqSink, MachineClass, MachineEvents, MachineType, RealizeCtx, ResetKind, Wiring,
+    device_class, realize_device, reset_tree,
 };
 use hw::i386::microvm::{Board, BoardSpec, layout};
 use hw::memory::{AccessError, AddressSpace, Backing, MemoryRegion, MemorySystem, RamBlock};
@@ -66,6 +66,22 @@ pub struct Outside {
 }
 
 impl Outside {
+    /// What surrounds a device at a time, in nanoseconds since the beginning, whose back ends take so many bytes.
+    #[must_use]
+    pub const fn new(now: u64, room: usize) -> Self {
+        Self {
+            now,
+            levels: BTreeMap::new(),
+            room,
+        }
+    }
+
+    /// The time, in nanoseconds since the beginning, and how many bytes the back ends take.
+    #[must_use]
+    pub const fn time_and_room(&self) -> (u64, usize) {
+        (self.now, self.room)
+    }
+
     /// The inputs of the interrupt controllers that are high.
     pub fn high(&self) -> impl Iterator<Item = u32> {
         self.levels.iter().filter(|(_, level)| **level).map(|(input, _)| *input)
@@ -187,7 +203,7 @@ pub struct Rig {
     schemas: Vec<Arc<Schema>>,
     /// Where the object is that the rig is for.
     subject: String,
-    _board: Option<Board>,
+    board: Option<Board>,
 }
 
 impl Rig {
@@ -207,6 +223,28 @@ impl Rig {
     ///
     /// As [`Self::new`].
     pub fn amid(types: &Arc<TypeTable>, type_name: &str, outside: &Outside) -> Result<Self, String> {
+        Self::on_machine(types, type_name, None, outside)
+    }
+
+    /// The same, with the properties that a device has on a version of the machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], or there is no such machine.
+    pub fn on_machine(
+        types: &Arc<TypeTable>,
+        type_name: &str,
+        machine: Option<&str>,
+        outside: &Outside,
+    ) -> Result<Self, String> {
+        let compat = match machine {
+            None => Vec::new(),
+            Some(name) => {
+                let machine = MachineType::find(types, name).ok_or_else(|| format!("there is no machine {name}"))?;
+                machine.class.compat
+            }
+        };
+        let defaults = PropertyDefaults::default().with_machine(compat);
         let class = types.class(type_name).map_err(|error| error.to_string())?;
         let world = Arc::new(World::default());
         *world.outside.lock() = Outside {
@@ -216,7 +254,7 @@ impl Rig {
         let made = if class.data::<MachineClass>().is_some() {
             Self::machine(types, type_name, world)
         } else {
-            Self::alone(types, type_name, world)
+            Self::alone(types, type_name, &defaults, world)
         };
         let mut rig = made.map_err(|error| format!("{type_name} cannot be put on the bench: {error}"))?;
         rig.schemas = tree_schemas(&rig.root)
@@ -230,10 +268,15 @@ impl Rig {
         Ok(rig)
     }
 
-    fn alone(types: &Arc<TypeTable>, type_name: &str, world: Arc<World>) -> Result<Self, String> {
+    fn alone(
+        types: &Arc<TypeTable>,
+        type_name: &str,
+        defaults: &PropertyDefaults,
+        world: Arc<World>,
+    ) -> Result<Self, String> {
         let text = |error: &dyn std::error::Error| error.to_string();
         let root = types.new_object("container").map_err(|error| text(&error))?;
-        let subject = types.new_object(type_name).map_err(|error| text(&error))?;
+        let subject = defaults.new_object(types, type_name).map_err(|error| text(&error))?;
         root.add_child("subject", Arc::clone(&subject))
             .map_err(|error| text(&error))?;
         let links = subject.class().properties();
@@ -264,7 +307,7 @@ impl Rig {
             inputs: Vec::new(),
             schemas: Vec::new(),
             subject: subject.path(),
-            _board: None,
+            board: None,
         };
         if subject.part::<Device>().is_some() {
             let cx = RealizeCtx::new(&rig.memory, &rig.io, rig.world.clone(), rig.world.clone());
@@ -305,7 +348,7 @@ impl Rig {
             inputs: Vec::new(),
             schemas: Vec::new(),
             subject: board.machine().path(),
-            _board: Some(board),
+            board: Some(board),
         })
     }
 
@@ -350,7 +393,16 @@ impl Rig {
             writer_schema: Arc::clone(&section.schema),
             bytes,
         });
-        load_tree(&self.root, incoming.collect(), &[])?;
+        self.load_sections(incoming.collect())
+    }
+
+    /// Loads sections as somebody wrote them, and drives the lines, as a machine does that arrives.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_tree`].
+    pub fn load_sections(&self, sections: Vec<IncomingSection>) -> Result<(), LoadTreeError> {
+        load_tree(&self.root, sections, self.board.as_ref().map_or(&[], Board::moves))?;
         self.root.walk(|object| {
             if let Some(class) = device_class(object) {
                 class.drive_lines(object);

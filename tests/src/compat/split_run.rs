@@ -94,6 +94,12 @@ impl Scenario {
         }))
     }
 
+    /// What is done after the split.
+    #[must_use]
+    pub fn rest(&self) -> &[Op] {
+        &self.ops[self.split..]
+    }
+
     /// A rig at the start.
     fn begin(&self) -> Result<Rig, String> {
         let rig = Rig::new(&self.types, &self.type_name)?;
