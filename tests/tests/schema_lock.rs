@@ -3,20 +3,20 @@
 use std::process::Command;
 
 use serde_json::json;
-use tern_tests::compat::lock::{Break, Direction, SchemaFile, breaks};
+use tern_tests::compat::lock::{Break, Direction, OneWay, SchemaFile, breaks};
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::{Releases, ever_listed};
+use tern_tests::compat::versions::{Missing, in_history};
 use tern_tests::kvm::not_run;
 use vmstate::qom::sections::{Move, SectionSchema};
 use vmstate::state::{Description, FieldSchema, SubsectionSchema, Value, WireType};
 
 /// The machine of the tests of the lock itself.
 const MACHINE: &str = "microvm-1.0";
-const SERIAL: &str = "serial16550";
 
-/// Descriptions that have taken a step after which older releases do not load them any more, and why rolling back was given up.
-/// Without an entry here, what this program saves of a released machine loads in that release.
-const ONE_WAY: &[(&str, &str)] = &[];
+/// The steps after which releases do not load a description any more. Without an entry here, what this program saves of a
+/// released machine loads in that release.
+const ONE_WAY: &[OneWay] = &[];
 
 fn today(machine: &str) -> SchemaFile {
     SchemaFile {
@@ -24,10 +24,6 @@ fn today(machine: &str) -> SchemaFile {
         machine: machine.to_owned(),
         sections: machine::schemas(machine),
     }
-}
-
-fn is_one_way(found: &Break) -> bool {
-    found.direction == Direction::Back && ONE_WAY.iter().any(|(description, _)| *description == found.description)
 }
 
 #[test]
@@ -53,12 +49,33 @@ fn no_release_is_ever_taken_off_the_list() {
         return;
     };
     let releases = Releases::of_this_repository();
-    for (version, sums) in ever_listed(&String::from_utf8_lossy(&log.stdout)) {
+    for (version, commit, sums) in ever_listed(&String::from_utf8_lossy(&log.stdout)) {
         let is_listed = releases
             .iter()
-            .any(|release| release.version == version && release.sums == sums);
+            .any(|release| release.version == version && release.commit == commit && release.sums == sums);
         assert!(is_listed, "{version} was released, and is not on the list as it was");
     }
+}
+
+#[test]
+fn every_release_was_made_of_a_commit_that_this_program_comes_from() {
+    for release in Releases::of_this_repository().iter() {
+        match in_history(release) {
+            Ok(()) => {}
+            Err(Missing::History(why)) => {
+                let name = "every_release_was_made_of_a_commit_that_this_program_comes_from";
+                return not_run(name, &why);
+            }
+            Err(Missing::Commit(why)) => panic!("{why}"),
+        }
+    }
+}
+
+#[test]
+fn releases_are_listed_from_the_oldest_to_the_newest() {
+    let releases = Releases::of_this_repository();
+    let misplaced = releases.out_of_order().map(|release| &release.version);
+    assert_eq!(misplaced, None, "it is not higher than the release before it");
 }
 
 #[test]
@@ -103,15 +120,14 @@ fn what_every_release_saved_loads_here_and_what_is_saved_here_loads_there() {
             found.extend(breaks(&released, &today(machine), moves));
         }
     }
-    for (description, why) in ONE_WAY {
+    let order: Vec<_> = releases.iter().map(|release| release.version.as_str()).collect();
+    for step in ONE_WAY {
         assert!(
-            found
-                .iter()
-                .any(|found| is_one_way(found) && found.description == *description),
-            "{description} ({why}) loads in every release: its entry in ONE_WAY is to go"
+            step.is_needed(&found, &order),
+            "{step:?}: that release loads it, or is none: the entry in ONE_WAY is to go, or to name an older one"
         );
     }
-    found.retain(|found| !is_one_way(found));
+    found.retain(|found| !ONE_WAY.iter().any(|step| step.accepts(found, &order)));
     let found: Vec<_> = found.iter().map(ToString::to_string).collect();
     assert!(found.is_empty(), "{} breaks\n{}", found.len(), found.join("\n"));
 }
@@ -165,16 +181,35 @@ fn bare() -> SchemaFile {
     bare
 }
 
-/// What the lock says where the description of the serial port was changed after a release.
+/// A description of the lock's own tests, so that no change of a device's is one of them.
+fn uart() -> Description {
+    let mut uart = Description::new("uart");
+    uart.fields = ["ier", "lcr"].map(|name| FieldSchema::new(name, WireType::U8)).into();
+    uart
+}
+
+/// A release that has it, and one more object.
+fn released(description: Description) -> SchemaFile {
+    let section = |path: &str, description: Description| SectionSchema {
+        path: path.to_owned(),
+        description: description.name.to_string(),
+        schema: description.check().expect("legal"),
+    };
+    SchemaFile {
+        tern: "0.1.0".to_owned(),
+        machine: MACHINE.to_owned(),
+        sections: vec![
+            section("/machine/uart0", description),
+            section("/machine/rtc", Description::new("rtc")),
+        ],
+    }
+}
+
+/// What the lock says where it was changed after a release.
 fn after_a_change(change: impl Fn(&mut Description)) -> Vec<Break> {
-    let released = bare();
-    let mut here = released.clone();
-    let serial = here.sections.iter_mut().find(|section| section.description == SERIAL);
-    let serial = serial.expect("the machine has one");
-    let mut description = serial.schema.clone().into_description();
-    change(&mut description);
-    serial.schema = description.check().expect("legal");
-    breaks(&released, &here, &[])
+    let mut changed = uart();
+    change(&mut changed);
+    breaks(&released(uart()), &released(changed), &[])
 }
 
 #[track_caller]
@@ -188,7 +223,7 @@ fn assert_told(breaks: &[Break], wanted: &[(Direction, &str, &str, &str)]) {
         );
         let said = found.to_string();
         assert!(
-            said.contains("/machine/serial0 (serial16550)") && said.contains("0.1.0") && said.contains("remedy: "),
+            said.contains("/machine/uart0 (uart)") && said.contains("0.1.0") && said.contains("remedy: "),
             "{said}"
         );
     }
@@ -199,14 +234,14 @@ const LOST: &str = "the reader does not know it, and it would be lost";
 #[test]
 fn what_has_not_changed_breaks_nothing() {
     assert_eq!(after_a_change(|_| {}), []);
-    assert_eq!(after_a_change(|serial| serial.fields.reverse()), []);
+    assert_eq!(after_a_change(|uart| uart.fields.reverse()), []);
 }
 
 #[test]
 fn a_break_is_told_with_the_release_the_field_the_difference_and_the_remedy() {
     use Direction::{Back, Forward};
     let field = |name| FieldSchema::new(name, WireType::U8);
-    let renamed = after_a_change(|serial| serial.fields[0].name = "interrupts".into());
+    let renamed = after_a_change(|uart| uart.fields[0].name = "interrupts".into());
     assert_told(
         &renamed,
         &[
@@ -221,7 +256,7 @@ fn a_break_is_told_with_the_release_the_field_the_difference_and_the_remedy() {
             (Back, "interrupts", LOST, "has_subsection"),
         ],
     );
-    let added = after_a_change(|serial| serial.fields.push(field("extra")));
+    let added = after_a_change(|uart| uart.fields.push(field("extra")));
     assert_told(
         &added,
         &[
@@ -234,19 +269,19 @@ fn a_break_is_told_with_the_release_the_field_the_difference_and_the_remedy() {
             (Back, "extra", LOST, "has_subsection"),
         ],
     );
-    let stepped = after_a_change(|serial| {
-        serial.version = 2;
-        serial.fields.push(FieldSchema {
+    let stepped = after_a_change(|uart| {
+        uart.version = 2;
+        uart.fields.push(FieldSchema {
             since: 2,
             default: Some(Value::Uint(0)),
             ..field("extra")
         });
     });
     assert_told(&stepped, &[(Back, ".", "it is of version 2", "ONE_WAY")]);
-    let oldest = after_a_change(|serial| (serial.version, serial.minimum_version) = (2, 2));
+    let oldest = after_a_change(|uart| (uart.version, uart.minimum_version) = (2, 2));
     assert_eq!((oldest[0].direction, oldest.len()), (Forward, 2));
     assert!(oldest[0].remedy.contains("minimum_version"), "{}", oldest[0]);
-    let retyped = after_a_change(|serial| serial.fields[0].wire = WireType::I8);
+    let retyped = after_a_change(|uart| uart.fields[0].wire = WireType::I8);
     assert_told(
         &retyped,
         &[
@@ -259,12 +294,12 @@ fn a_break_is_told_with_the_release_the_field_the_difference_and_the_remedy() {
 #[test]
 fn a_condition_is_a_break_too_since_some_guest_will_not_meet_it() {
     use Direction::{Back, Forward};
-    let narrowed = after_a_change(|serial| serial.fields[0].range = Some((0, 15)));
+    let narrowed = after_a_change(|uart| uart.fields[0].range = Some((0, 15)));
     assert_told(
         &narrowed,
         &[(Forward, "ier", "between 0 and 15", "all that the release could save")],
     );
-    let widened = after_a_change(|serial| serial.fields[0].wire = WireType::U16);
+    let widened = after_a_change(|uart| uart.fields[0].wire = WireType::U16);
     assert_told(
         &widened,
         &[(
@@ -274,8 +309,8 @@ fn a_condition_is_a_break_too_since_some_guest_will_not_meet_it() {
             "this version of the machine is released",
         )],
     );
-    let by_need = after_a_change(|serial| {
-        serial.subsections.push(SubsectionSchema {
+    let by_need = after_a_change(|uart| {
+        uart.subsections.push(SubsectionSchema {
             name: "extra".into(),
             optional: true,
             schema: Description::new("extra").check().expect("legal"),
@@ -285,11 +320,69 @@ fn a_condition_is_a_break_too_since_some_guest_will_not_meet_it() {
 }
 
 #[test]
+fn a_released_default_that_changes_is_a_break_although_all_that_is_sent_loads() {
+    let with_default = |default: u64| {
+        let mut uart = uart();
+        uart.version = 2;
+        uart.fields.push(FieldSchema {
+            since: 2,
+            default: Some(Value::Uint(default)),
+            ..FieldSchema::new("breaks", WireType::U32)
+        });
+        released(uart)
+    };
+    assert_eq!(breaks(&with_default(0), &with_default(0), &[]), []);
+    let wanted = (
+        Direction::Forward,
+        "breaks",
+        "another default (0x0 at the writer, 0x7 at the reader)",
+        "is a new field",
+    );
+    assert_told(&breaks(&with_default(0), &with_default(7), &[]), &[wanted]);
+}
+
+#[test]
+fn a_step_gives_up_the_releases_before_it_and_its_own_field_and_nothing_else() {
+    let stepped = |release: &str| Break {
+        release: release.to_owned(),
+        ..after_a_change(|uart| uart.version = 2).remove(0)
+    };
+    let releases = ["0.1.0", "0.1.1", "0.2.0"];
+    let step = OneWay {
+        newest: "0.1.1",
+        description: "uart",
+        field: ".",
+        why: "a test",
+    };
+    for (release, is_accepted) in [("0.1.0", true), ("0.1.1", true), ("0.2.0", false)] {
+        assert_eq!(step.accepts(&stepped(release), &releases), is_accepted, "{release}");
+    }
+    let change = |edit: fn(&mut Break)| {
+        let mut found = stepped("0.1.0");
+        edit(&mut found);
+        found
+    };
+    for other in [
+        change(|found| found.field = "lcr".to_owned()),
+        change(|found| found.description = "rtc".to_owned()),
+        change(|found| found.direction = Direction::Forward),
+    ] {
+        assert!(!step.accepts(&other, &releases), "{other}");
+    }
+    let unknown = OneWay {
+        newest: "0.3.0",
+        ..step
+    };
+    assert!(!unknown.accepts(&stepped("0.1.0"), &releases), "it is no release");
+    assert!(step.is_needed(&[stepped("0.1.1")], &releases));
+    assert!(!step.is_needed(&[stepped("0.1.0"), stepped("0.2.0")], &releases));
+}
+
+#[test]
 fn an_object_that_goes_comes_or_moves_is_a_break() {
-    let released = bare();
-    let is_serial = |section: &SectionSchema| section.description == SERIAL;
+    let released = released(uart());
     let mut without = released.clone();
-    without.sections.retain(|section| !is_serial(section));
+    without.sections.remove(0);
     let gone = breaks(&released, &without, &[]);
     assert_told_once(&gone, Direction::Forward, "there is no such state any more");
     let come = breaks(&without, &released, &[]);
@@ -301,13 +394,12 @@ fn an_object_that_goes_comes_or_moves_is_a_break() {
     );
 
     let mut moved = released.clone();
-    let serial = moved.sections.iter_mut().find(|section| is_serial(section));
-    "/machine/isa/serial0".clone_into(&mut serial.expect("it has one").path);
+    "/machine/isa/uart0".clone_into(&mut moved.sections[0].path);
     let undeclared = breaks(&released, &moved, &[]);
     assert!(undeclared[0].remedy.contains("formerly"), "{}", undeclared[0]);
     let declared = [Move {
-        now: "/machine/isa/serial0",
-        formerly: "/machine/serial0",
+        now: "/machine/isa/uart0",
+        formerly: "/machine/uart0",
     }];
     assert_told_once(
         &breaks(&released, &moved, &declared),

@@ -1,6 +1,6 @@
 //! `tools/release` calls this: leaves behind what the suite of state compatibility keeps of a release.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs, io};
 
@@ -12,11 +12,15 @@ use vmstate::qom::TypeTable;
 
 fn main() -> ExitCode {
     let args: Vec<_> = env::args().skip(1).collect();
-    let [version, commit] = args.as_slice() else {
-        eprintln!("usage: release VERSION COMMIT");
-        return ExitCode::from(2);
+    let done = match args.as_slice() {
+        [version] => check(version).map(drop),
+        [version, commit] => release(version, commit),
+        _ => {
+            eprintln!("usage: release VERSION [COMMIT]   (without COMMIT: only whether it can be made)");
+            return ExitCode::from(2);
+        }
     };
-    match release(version, commit) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("release: {why}");
@@ -25,12 +29,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("compat")
+}
+
+/// The releases so far, which `version` can follow.
+fn check(version: &str) -> Result<Releases, String> {
+    let releases = Releases::read(&folder())?;
+    releases.check_next(version, env!("CARGO_PKG_VERSION"))?;
+    Ok(releases)
+}
+
 /// Makes the folder under another name first, so that a release that fails leaves none.
 fn release(version: &str, commit: &str) -> Result<(), String> {
-    let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("compat");
+    let compat = folder();
     let failed = |error: io::Error| format!("{}: {error}", compat.display());
     fs::create_dir_all(&compat).map_err(failed)?;
-    let mut releases = Releases::read(&compat)?;
+    let mut releases = check(version)?;
     let folder = compat.join(version);
     if folder.exists() {
         return Err(format!("{} is there already", folder.display()));

@@ -145,6 +145,40 @@ impl fmt::Display for Break {
     }
 }
 
+/// A step after which releases do not load a description any more, and of what. It gives up rolling back to those that there
+/// were when it was taken, and to no later one; and of that field, and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OneWay {
+    /// The newest release to which nobody can roll back any more because of it.
+    pub newest: &'static str,
+    /// The type that has the description.
+    pub description: &'static str,
+    /// The field as the break names it, or `.` where the version has become higher.
+    pub field: &'static str,
+    /// Why rolling back was given up.
+    pub why: &'static str,
+}
+
+impl OneWay {
+    /// Whether it is this break that was accepted. `releases` are all, from the oldest to the newest.
+    #[must_use]
+    pub fn accepts(&self, found: &Break, releases: &[&str]) -> bool {
+        let place = |release: &str| releases.iter().position(|known| *known == release);
+        let is_reached = matches!((place(&found.release), place(self.newest)), (Some(of), Some(to)) if of <= to);
+        found.direction == Direction::Back
+            && is_reached
+            && found.description == self.description
+            && found.field == self.field
+    }
+
+    /// Whether the newest release that it gives up has this break indeed.
+    #[must_use]
+    pub fn is_needed(&self, found: &[Break], releases: &[&str]) -> bool {
+        let mut of_newest = found.iter().filter(|found| found.release == self.newest);
+        of_newest.any(|found| self.accepts(found, releases))
+    }
+}
+
 /// Holds what `release` has of a machine against what `today` has of it, in both directions. Anything but "loads" is a break:
 /// a condition is a guest that cannot come here, or cannot go back.
 ///
@@ -187,7 +221,13 @@ pub fn breaks(release: &SchemaFile, today: &SchemaFile, moves: &[Move]) -> Vec<B
             (Direction::Forward, &released.schema, &here.schema),
             (Direction::Back, &here.schema, &released.schema),
         ] {
-            for complaint in compare(writer, reader).complaints() {
+            let comparison = compare(writer, reader);
+            // They differ in either direction; it is what older releases than this one saved that becomes something else here.
+            for changed in comparison.defaults.iter().filter(|_| direction == Direction::Forward) {
+                let (field, verdict) = (changed.path.to_string(), changed.to_string());
+                breaks.push(make(direction, released, field, verdict, KEEP_DEFAULT));
+            }
+            for complaint in comparison.complaints() {
                 let (field, verdict) = (complaint.path.to_string(), complaint.verdict.to_string());
                 breaks.push(make(
                     direction,
@@ -249,12 +289,13 @@ const TAKE_OLD: &str = "take all that the release could save: at least its range
 const STAY_WITHIN: &str = "this version of the machine is released: let it save nothing that the release does not take, \
      and put what is new into an optional subsection that only a new version of the machine has (`needed`, `has_subsection`)";
 const SUBSECTION: &str = "make what is new an optional subsection (`needed`) that this version of the machine does not have \
-     (`has_subsection`); if the step has to be, enter it in ONE_WAY with the reason";
+     (`has_subsection`); if the step has to be, enter it in ONE_WAY with the newest release, the field and the reason";
 const KEEP_FIELD: &str = "keep the field: under its old name (`name = \"...\"`), or retired (`until` with a `default`)";
 const NEW_NAME: &str =
     "give what has changed a new name in a subsection, and keep the old field, retired (`until` with a `default`)";
 const GIVE_DEFAULT: &str =
     "raise `version` and give it `since` and a `default`, or make it an optional subsection (`needed`)";
+const KEEP_DEFAULT: &str = "keep the default as it was released; what is to begin as something else is a new field";
 const OLD_VERSIONS: &str = "lower `minimum_version` to that of the release, and give what it did not have a `default`";
 
 fn remedy(direction: Direction, verdict: &Verdict) -> &'static str {

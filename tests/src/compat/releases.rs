@@ -102,6 +102,38 @@ impl Releases {
         self.folder.join(&release.version)
     }
 
+    /// Whether `version` can be the next release of a tree that calls itself `tree`.
+    ///
+    /// # Errors
+    ///
+    /// It is no version, or not the tree's, or not higher than the newest release.
+    pub fn check_next(&self, version: &str, tree: &str) -> Result<(), String> {
+        let parse = |version: &str| semver::Version::parse(version).map_err(|error| format!("{version}: {error}"));
+        if version != tree {
+            return Err(format!(
+                "the tree is of version {tree} (Cargo.toml, workspace.package.version); make it {version} first, and commit that"
+            ));
+        }
+        let next = parse(version)?;
+        for known in &self.releases {
+            if next <= parse(&known.version)? {
+                return Err(format!(
+                    "{version} is not higher than {}, which has been released",
+                    known.version
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first release that is not higher than the one before it in the list.
+    #[must_use]
+    pub fn out_of_order(&self) -> Option<&Release> {
+        let version = |release: &Release| semver::Version::parse(&release.version).ok();
+        let mut pairs = self.releases.windows(2);
+        pairs.find_map(|pair| (version(&pair[0]) >= version(&pair[1])).then_some(&pair[1]))
+    }
+
     /// What has changed since it was released: every file, by name. Nothing may.
     ///
     /// # Errors
@@ -173,17 +205,20 @@ impl Releases {
 }
 
 /// Which releases the list has had at any time, by the history of the file as `git log --patch` tells it: the version of
-/// each, and the hash of the list of its files.
+/// each, its commit, and the hash of the list of its files.
 #[must_use]
-pub fn ever_listed(log: &str) -> BTreeSet<(String, String)> {
+pub fn ever_listed(log: &str) -> BTreeSet<(String, String, String)> {
     let mut listed = BTreeSet::new();
-    let mut version = None;
+    let (mut version, mut commit) = (None, None);
     let text = |line: &str, name: &str| Some(line.strip_prefix(name)?.trim_matches('"').to_owned());
     for line in log.lines() {
         if let Some(found) = text(line, "+version = ") {
             version = Some(found);
+        } else if let Some(found) = text(line, "+commit = ") {
+            commit = Some(found);
         } else if let Some(sums) = text(line, "+sums = ") {
-            listed.extend(version.take().map(|version| (version, sums)));
+            let whose = version.take().zip(commit.take());
+            listed.extend(whose.map(|(version, commit)| (version, commit, sums)));
         }
     }
     listed
@@ -355,6 +390,29 @@ mod tests {
     }
 
     #[test]
+    fn the_next_release_is_the_trees_version_and_higher_than_all_before() {
+        let home = Scratch::new();
+        let releases = released(&home);
+        assert_eq!(releases.check_next("0.1.1", "0.1.1"), Ok(()));
+        assert_eq!(releases.check_next("0.2.0-rc.1", "0.2.0-rc.1"), Ok(()));
+        for (version, tree, why) in [
+            ("0.1.1", "0.1.1-dev", "the tree is of version 0.1.1-dev"),
+            ("0.1.0", "0.1.0", "0.1.0 is not higher than 0.1.0"),
+            ("0.1.0-rc.2", "0.1.0-rc.2", "is not higher than 0.1.0,"),
+            ("0.0.9", "0.0.9", "is not higher than 0.1.0-rc.1"),
+            ("1", "1", "1: "),
+        ] {
+            let error = releases.check_next(version, tree).expect_err(version);
+            assert!(error.contains(why), "{version}: {error}");
+        }
+        assert_eq!(releases.out_of_order(), None);
+        let mut releases = releases;
+        releases.releases.reverse();
+        let found = releases.out_of_order().map(|release| &release.version);
+        assert_eq!(found.map(String::as_str), Some("0.1.0-rc.1"));
+    }
+
+    #[test]
     fn a_version_is_released_once() {
         let home = Scratch::new();
         let error = released(&home).add("0.1.0", "", &[], 0).expect_err("there is one");
@@ -402,11 +460,10 @@ mod tests {
             -[[release]]\n-version = \"0.2.0\"\n-commit = \"b\"\n-files = 3\n-sums = \"two\"\n\
             @@ -1,0 +1,7 @@\n+[[release]]\n+version = \"0.2.0\"\n+commit = \"b\"\n+files = 3\n+sums = \"two\"\n\
             @@ -0,0 +1 @@\n+[[release]]\n+version = \"0.1.0\"\n+commit = \"a\"\n+files = 2\n+sums = \"one\"\n";
-        let pair = |version: &str, sums: &str| (version.to_owned(), sums.to_owned());
-        assert_eq!(
-            ever_listed(log),
-            BTreeSet::from([pair("0.1.0", "one"), pair("0.2.0", "two")])
-        );
+        let listed = [("0.1.0", "a", "one"), ("0.2.0", "b", "two")];
+        let owned =
+            |(version, commit, sums): (&str, &str, &str)| (version.to_owned(), commit.to_owned(), sums.to_owned());
+        assert_eq!(ever_listed(log), BTreeSet::from(listed.map(owned)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -48,27 +48,17 @@ impl Version {
         }
     }
 
-    /// The newest release of which this program differs.
-    ///
-    /// # Errors
-    ///
-    /// The history does not reach as far as that, and why: a copy without history, or a shallow one.
+    /// That of a release which [`newest_release`] found.
     ///
     /// # Panics
     ///
-    /// If this program differs from no release: whatever was tested then would be nothing. If it does not build.
-    pub fn released() -> Result<Self, String> {
-        let releases = Releases::of_this_repository();
-        let releases: Vec<_> = releases.iter().collect();
-        for release in releases.iter().rev() {
-            if differs(release)? {
-                return Ok(Self {
-                    name: release.version.clone(),
-                    program: built(&release.commit, |folder| check_out(&release.commit, folder)),
-                });
-            }
+    /// If it does not build.
+    #[must_use]
+    pub fn of(release: &Release) -> Self {
+        Self {
+            name: release.version.clone(),
+            program: built(&release.commit, |folder| check_out(&release.commit, folder)),
         }
-        panic!("this program is that of every release, so that moving between them would show nothing");
     }
 
     /// The one of the future: this one with the patches in `tests/future/` applied.
@@ -153,31 +143,100 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn git(args: &[&str]) -> io::Result<std::process::Output> {
-    Command::new("git").arg("-C").arg(root()).args(args).output()
+fn git_in(repository: &Path, args: &[&str]) -> io::Result<Output> {
+    Command::new("git").arg("-C").arg(repository).args(args).output()
 }
 
-/// Whether this program is made of something else than the release.
-fn differs(release: &Release) -> Result<bool, String> {
-    let Release { version, commit, .. } = release;
-    let of_release = format!("{commit}^{{commit}}");
-    let known = git(&["cat-file", "-e", &of_release]).map_err(|error| format!("git: {error}"))?;
-    if !known.status.success() {
-        return Err(format!(
-            "the history here does not have {commit}, of which {version} was made; \"git fetch --unshallow\" brings it"
-        ));
+/// The newest release of which this program differs.
+///
+/// # Errors
+///
+/// The history does not reach as far as that, and why: a copy without history, or a shallow one.
+///
+/// # Panics
+///
+/// If this program differs from no release: whatever was tested then would be nothing. If the history is whole and a release
+/// is not in it.
+pub fn newest_release() -> Result<Release, String> {
+    let releases = Releases::of_this_repository();
+    let releases: Vec<_> = releases.iter().collect();
+    for release in releases.iter().rev() {
+        match in_history(release) {
+            Ok(()) if differs(release) => return Ok(Release::clone(release)),
+            Ok(()) => {}
+            Err(Missing::History(why)) => return Err(why),
+            Err(Missing::Commit(why)) => panic!("{why}"),
+        }
     }
-    let difference = git(&[&["diff", "--quiet", commit, "--"][..], &OF_THE_PROGRAM].concat());
+    panic!("this program is that of every release, so that moving between them would show nothing");
+}
+
+/// Why the commit of a release is not found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// There is no history here, or not all of it, so that nobody can tell.
+    History(String),
+    /// It is in no history of this program: it was never there, or has been rewritten.
+    Commit(String),
+}
+
+/// Whether a release was made of a commit that this program comes from.
+///
+/// # Errors
+///
+/// It was not, or the history here does not tell.
+pub fn in_history(release: &Release) -> Result<(), Missing> {
+    in_history_of(&root(), release)
+}
+
+fn in_history_of(repository: &Path, release: &Release) -> Result<(), Missing> {
+    let Release { version, commit, .. } = release;
+    let git = |args: &[&str]| git_in(repository, args).ok();
+    let shallow = git(&["rev-parse", "--is-shallow-repository"]).filter(|output| output.status.success());
+    let Some(shallow) = shallow else {
+        return Err(Missing::History("there is no git history here".to_owned()));
+    };
+    let of_release = format!("{commit}^{{commit}}");
+    let is_there = git(&["cat-file", "-e", &of_release]).is_some_and(|output| output.status.success());
+    let is_ancestor = || {
+        let asked = git(&["merge-base", "--is-ancestor", commit, "HEAD"]);
+        asked.is_some_and(|output| output.status.success())
+    };
+    if is_there && is_ancestor() {
+        return Ok(());
+    }
+    if shallow.stdout.trim_ascii() == b"true" {
+        return Err(Missing::History(format!(
+            "the history here does not reach to {commit}, of which {version} was made; \"git fetch --unshallow\" brings it"
+        )));
+    }
+    let what = if is_there {
+        "is no ancestor of HEAD"
+    } else {
+        "is not in this repository"
+    };
+    Err(Missing::Commit(format!(
+        "{version} was made of {commit}, which {what}: a release is made of a commit that stays (no rebase, no squash)"
+    )))
+}
+
+/// Whether this program is made of something else than the release, which is in the history.
+fn differs(release: &Release) -> bool {
+    let commit = release.commit.as_str();
+    let difference = git_in(
+        &root(),
+        &[&["diff", "--quiet", commit, "--"][..], &OF_THE_PROGRAM].concat(),
+    );
     match difference.map(|output| output.status.code()) {
-        Ok(Some(0)) => Ok(false),
-        Ok(Some(1)) => Ok(true),
-        other => Err(format!("git diff {commit}: {other:?}")),
+        Ok(Some(0)) => false,
+        Ok(Some(1)) => true,
+        other => panic!("git diff {commit}: {other:?}"),
     }
 }
 
 /// Puts the tree of a commit into `folder`.
 fn check_out(commit: &str, folder: &Path) {
-    let archive = git(&["archive", "--format=tar", commit]).expect("git starts");
+    let archive = git_in(&root(), &["archive", "--format=tar", commit]).expect("git starts");
     assert!(archive.status.success(), "{}", String::from_utf8_lossy(&archive.stderr));
     let file = folder.join("tree.tar");
     fs::write(&file, archive.stdout).expect("written");
@@ -275,4 +334,76 @@ fn built(key: &str, make: impl FnOnce(&Path)) -> PathBuf {
     fs::copy(&vm, &partial).expect("a copy");
     fs::rename(&partial, &program).expect("a name");
     program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commits nothing, with a message of its own, and returns the commit.
+    fn commit(repository: &Path, message: &str) -> String {
+        let identity = [
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "-c",
+            "commit.gpgsign=false",
+        ];
+        let args = [
+            &identity[..],
+            &["commit", "--quiet", "--allow-empty", "--message", message],
+        ]
+        .concat();
+        assert!(git_in(repository, &args).expect("git starts").status.success());
+        let head = git_in(repository, &["rev-parse", "HEAD"]).expect("git starts").stdout;
+        String::from_utf8(head).expect("a hash").trim().to_owned()
+    }
+
+    fn release(commit: &str) -> Release {
+        let releases = Releases::of_this_repository();
+        let any = releases.iter().next().expect("one");
+        Release {
+            commit: commit.to_owned(),
+            ..any.clone()
+        }
+    }
+
+    #[test]
+    fn a_release_is_made_of_a_commit_that_stays_in_the_history() {
+        let home = Scratch::new();
+        let whole = home.file("whole");
+        fs::create_dir(&whole).expect("a folder");
+        assert!(matches!(
+            in_history_of(&home.file("none"), &release(&"0".repeat(40))),
+            Err(Missing::History(_))
+        ));
+        let run = |args: &[&str]| assert!(git_in(&whole, args).expect("git starts").status.success(), "{args:?}");
+        run(&["init", "--quiet", "--initial-branch=main"]);
+        let first = commit(&whole, "first");
+        run(&["switch", "--quiet", "--create", "side"]);
+        let side = commit(&whole, "side");
+        run(&["switch", "--quiet", "main"]);
+        let second = commit(&whole, "second");
+        for there in [&first, &second] {
+            assert_eq!(in_history_of(&whole, &release(there)), Ok(()));
+        }
+        for (commit, why) in [
+            (&side, "is no ancestor"),
+            (&"0".repeat(40), "is not in this repository"),
+        ] {
+            let error = in_history_of(&whole, &release(commit)).expect_err("it is not");
+            assert!(
+                matches!(&error, Missing::Commit(said) if said.contains(why)),
+                "{error:?}"
+            );
+        }
+        let url = format!("file://{}", whole.display());
+        run(&["clone", "--quiet", "--depth=1", &url, "../shallow"]);
+        let error = in_history_of(&home.file("shallow"), &release(&first)).expect_err("it does not reach");
+        assert!(
+            matches!(&error, Missing::History(said) if said.contains("unshallow")),
+            "{error:?}"
+        );
+    }
 }

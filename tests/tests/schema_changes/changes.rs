@@ -22,13 +22,15 @@ pub struct Change {
 /// What a comparison has to say; a text is a part of it.
 pub enum Expected {
     Loads,
+    /// It loads, and has another default: the field and what is said.
+    OtherDefault(&'static str),
     /// The field and the condition.
     OnlyIf(&'static str),
     /// The field and the obstacle.
     DoesNot(&'static str),
 }
 
-use Expected::{DoesNot, Loads, OnlyIf};
+use Expected::{DoesNot, Loads, OnlyIf, OtherDefault};
 
 /// A row that says what one kind of change does.
 const fn change(kind: &'static str, make: fn(&mut Description), forward: Expected, back: Expected) -> Change {
@@ -228,6 +230,27 @@ pub const CHANGES: &[Change] = &[
             let left_out = uart.field("lcr");
             (left_out.default, left_out.skip_when_default) = (Some(Value::Uint(0)), true);
         },
+        Loads,
+        Loads,
+    ),
+    change(
+        "another default",
+        |uart| uart.field("level").default = Some(Value::Uint(7)),
+        OtherDefault("level has another default (0x9 at the writer, 0x7 at the reader)"),
+        OtherDefault("level has another default (0x7 at the writer, 0x9 at the reader)"),
+    ),
+    change(
+        "default to absence",
+        |uart| {
+            let level = uart.field("level");
+            (level.default, level.may_be_absent) = (None, true);
+        },
+        OtherDefault("level has another default (0x9 at the writer, absent at the reader)"),
+        OtherDefault("level has another default (absent at the writer, 0x9 at the reader)"),
+    ),
+    change(
+        "default taken away",
+        |uart| uart.field("level").default = None,
         Loads,
         Loads,
     ),

@@ -26,6 +26,10 @@ pub fn uart() -> Description {
             range,
             ..FieldSchema::new("limit", WireType::U8)
         },
+        FieldSchema {
+            default: Some(Value::Uint(9)),
+            ..FieldSchema::new("level", WireType::U8)
+        },
     ];
     description.subsections = vec![
         subsection("modem", false, vec![FieldSchema::new("msr", WireType::U8)]),

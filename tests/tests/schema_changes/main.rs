@@ -12,7 +12,7 @@ mod description;
 use std::collections::BTreeSet;
 
 use tern_tests::compat::sample::Extreme;
-use vmstate::state::{Schema, StructValue, Verdict, adapt, check_configured, compare, decode, encode};
+use vmstate::state::{Schema, Step, StructValue, Value, Verdict, adapt, check_configured, compare, decode, encode};
 
 use changes::{CHANGES, Change, Expected};
 
@@ -31,12 +31,47 @@ fn after(change: &Change) -> Schema {
 
 /// Saves `value` by the writer's description and loads it by the reader's, as a machine does that is configured as
 /// the reader's least value says.
-fn load(value: &StructValue, writer: &Schema, reader: &Schema) -> Result<(), String> {
+fn load(value: &StructValue, writer: &Schema, reader: &Schema) -> Result<StructValue, String> {
     let bytes = encode(writer, value).expect("a value of the writer's");
     let sent = decode(writer, &bytes).expect("what was written");
     let loaded = adapt(sent, writer, reader).map_err(|refused| refused.to_string())?;
     check_configured(reader, &loaded, &Extreme::Least.of(reader)).map_err(|refused| refused.to_string())?;
-    Ok(())
+    Ok(loaded)
+}
+
+/// Names what of `sent` has not arrived as it was, leaf by leaf: whether in an option or in a wider type does not count. What
+/// the reader does not know had its default, or it would not have loaded.
+fn misarrived(sent: &StructValue, writer: &Schema, loaded: &StructValue, reader: &Schema) -> Vec<String> {
+    let mut wrong = Vec::new();
+    sent.for_each_leaf(|path, leaf| {
+        let Some(Step::Field(name)) = path.steps().first() else {
+            return;
+        };
+        let arrived = loaded.at(path);
+        let is_nothing = |value: Option<&Value>| matches!(value, None | Some(Value::Option(None)));
+        let is_left_out = |schema: &Schema| {
+            let field = schema.field(name);
+            field.is_some_and(|field| field.default.as_ref() == Some(leaf))
+        };
+        let is_right = match arrived {
+            Some(arrived) => arrived == leaf,
+            None if reader.field(name).is_none() => is_left_out(writer),
+            None => is_left_out(reader) || is_nothing(Some(leaf)),
+        };
+        if !is_right {
+            wrong.push(format!("{path}: {leaf} became {arrived:?}"));
+        }
+    });
+    for field in reader.fields.iter().filter(|field| sent.get(&field.name).is_none()) {
+        let theirs = writer.field(&field.name).filter(|field| field.skip_when_default);
+        let default = theirs.map_or(&field.default, |theirs| &theirs.default);
+        let left_out = field.default.as_ref().filter(|_| field.skip_when_default);
+        let arrived = loaded.get(&field.name).or(left_out);
+        if arrived != default.as_ref() {
+            wrong.push(format!("{}: not sent, and became {arrived:?}", field.name));
+        }
+    }
+    wrong
 }
 
 /// Holds the verdict on one direction against what is expected, and against loads.
@@ -45,8 +80,23 @@ fn check(kind: &str, direction: &str, writer: &Schema, reader: &Schema, expected
     let said = comparison.to_string();
     let loads = Extreme::ALL.map(|end| load(&end.of(writer), writer, reader));
     let context = format!("{kind}, {direction}: {said}\nloads: {loads:?}");
+    for (end, loaded) in Extreme::ALL.iter().zip(&loads) {
+        if let Ok(loaded) = loaded {
+            let wrong = misarrived(&end.of(writer), writer, loaded, reader);
+            assert_eq!(wrong, [""; 0], "{end:?}, {context}");
+        }
+    }
+    let defaults = comparison.defaults.iter();
+    let defaults: Vec<_> = defaults.map(|changed| format!("{} {changed}", changed.path)).collect();
+    match expected {
+        Expected::OtherDefault(why) => assert!(
+            defaults.len() == 1 && defaults[0].contains(why),
+            "{defaults:?}, {context}"
+        ),
+        _ => assert_eq!(defaults, [""; 0], "{context}"),
+    }
     match (expected, comparison.verdict()) {
-        (Expected::Loads, Verdict::Loads) => {
+        (Expected::Loads | Expected::OtherDefault(_), Verdict::Loads) => {
             assert!(loads.iter().all(Result::is_ok), "{context}");
         }
         (Expected::DoesNot(why), Verdict::DoesNot(_)) => {

@@ -55,7 +55,7 @@ pub fn adapt(value: StructValue, writer: &Schema, reader: &Schema) -> Result<Str
 }
 
 /// A refusal on its way out, gathering its path.
-struct Refused {
+pub(super) struct Refused {
     path: FieldPath,
     refusal: Box<Refusal>,
 }
@@ -219,7 +219,7 @@ fn refused_loss(verdict: Option<Verdict>) -> Refused {
     }
 }
 
-fn convert(value: Value, writer: &WireType, reader: &WireType) -> Result<Value, Refused> {
+pub(super) fn convert(value: Value, writer: &WireType, reader: &WireType) -> Result<Value, Refused> {
     match Relation::between(writer, reader) {
         Relation::Stays(verdict) => judge(&verdict, &value).map(|()| value),
         Relation::Structs { writer, reader } => match value {
@@ -312,7 +312,7 @@ fn not_the_writers(expected: &str, found: &Value) -> Refused {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{schema, schema_and_value, writer_value_reader};
+    use super::super::testing::{misarrived, schema, schema_and_value, writer_value_reader};
     use super::*;
     use crate::state::{compare, diff};
     use proptest::prelude::*;
@@ -347,6 +347,13 @@ mod tests {
             }
             if let Err(error) = adapted {
                 prop_assert!(was_foretold(&error, &writer, &reader), "{error}\nbut only\n{comparison}");
+            }
+        }
+
+        #[test]
+        fn what_loads_has_the_writers_values_and_else_the_readers_defaults((writer, value, reader) in writer_value_reader()) {
+            if let Ok(adapted) = adapt(value.clone(), &writer, &reader) {
+                prop_assert_eq!(misarrived(&value, &writer, &adapted, &reader), Vec::<String>::new());
             }
         }
 

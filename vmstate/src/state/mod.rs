@@ -21,6 +21,7 @@ mod configured;
 mod deadline;
 mod decode;
 mod decode_error;
+mod defaults;
 #[doc(hidden)]
 pub mod derived;
 mod description;
@@ -49,6 +50,7 @@ pub use configured::check_configured;
 pub use deadline::{Deadline, RealtimeClock, TimerClock, VirtualClock};
 pub use decode::decode;
 pub use decode_error::{DecodeError, DecodeFault};
+pub use defaults::ChangedDefault;
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
 pub use error::{Misconfigured, Mismatch, OutOfRange, StateError};

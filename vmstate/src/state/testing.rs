@@ -417,3 +417,74 @@ fn edit_type(wire: &WireType, edits: &mut dyn Iterator<Item = u8>) -> WireType {
         (other, _) => other.clone(),
     }
 }
+
+/// Names the fields of an adapted value that are not what they have to be: the writer's, to the last leaf, where it sent
+/// one or left it out for its default; else the reader's default; else absent. It goes by the two values, and asks no table
+/// of conversions.
+pub(super) fn misarrived(sent: &StructValue, writer: &Schema, adapted: &StructValue, reader: &Schema) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for field in &reader.fields {
+        let is_live = |field: &&FieldSchema| field.is_live_at(sent.version());
+        let known = writer.field(&field.name).filter(is_live).filter(|_| is_live(&field));
+        let skipped = |field: &FieldSchema| field.default.clone().filter(|_| field.skip_when_default);
+        let theirs = known.and_then(|known| Some((sent.get(&known.name).cloned().or_else(|| skipped(known))?, known)));
+        let arrived = adapted.get(&field.name).cloned().or_else(|| skipped(field));
+        let is_right = match (&theirs, &arrived) {
+            (Some((theirs, known)), Some(arrived)) => is_same(theirs, &known.wire, arrived, &field.wire),
+            (None, arrived) => *arrived == field.default,
+            (Some(_), None) => false,
+        };
+        if !is_right {
+            wrong.push(format!("{}: {theirs:?} became {arrived:?}", field.name));
+        }
+    }
+    for subsection in &reader.subsections {
+        let known = writer.subsection(&subsection.name);
+        let theirs = known.and_then(|known| Some((sent.subsection(&known.name)?, known)));
+        match (theirs, adapted.subsection(&subsection.name)) {
+            (Some((theirs, known)), Some(arrived)) => {
+                wrong.extend(misarrived(theirs, &known.schema, arrived, &subsection.schema));
+            }
+            (None, None) => {}
+            (theirs, arrived) => wrong.push(format!("{}: {theirs:?} became {arrived:?}", subsection.name)),
+        }
+    }
+    wrong
+}
+
+/// Whether a value arrived as it was: as the same number, or as the elements, entries or contents that are.
+fn is_same(sent: &Value, writer: &WireType, arrived: &Value, reader: &WireType) -> bool {
+    let of = |wire: &WireType| match wire {
+        WireType::Array { of, .. } | WireType::Seq { of, .. } | WireType::Map { of, .. } => (**of).clone(),
+        _ => WireType::U8,
+    };
+    let elements = |value: &Value| match value {
+        Value::Array(elements) => Some(elements.clone()),
+        Value::Bytes(bytes) => Some(bytes.iter().map(|byte| Value::Uint((*byte).into())).collect()),
+        _ => None,
+    };
+    match (sent, writer, arrived, reader) {
+        (Value::Option(None), _, Value::Option(None), _) => true,
+        (Value::Option(Some(sent)), WireType::Option(writer), _, WireType::Option(reader)) => {
+            matches!(arrived, Value::Option(Some(arrived)) if is_same(sent, writer, arrived, reader))
+        }
+        (_, _, Value::Option(Some(arrived)), WireType::Option(reader)) => is_same(sent, writer, arrived, reader),
+        (Value::Option(Some(sent)), WireType::Option(writer), ..) => is_same(sent, writer, arrived, reader),
+        (Value::Struct(sent), WireType::Struct(writer), Value::Struct(arrived), WireType::Struct(reader)) => {
+            misarrived(sent, writer, arrived, reader).is_empty()
+        }
+        (Value::Map(sent), _, Value::Map(arrived), _) => {
+            let (writer, reader) = (of(writer), of(reader));
+            let mut entries = sent.iter().zip(arrived);
+            sent.len() == arrived.len() && entries.all(|((i, a), (j, b))| i == j && is_same(a, &writer, b, &reader))
+        }
+        _ => match (elements(sent), elements(arrived)) {
+            (Some(sent), Some(arrived)) => {
+                let (writer, reader) = (of(writer), of(reader));
+                let mut elements = sent.iter().zip(&arrived);
+                sent.len() == arrived.len() && elements.all(|(a, b)| is_same(a, &writer, b, &reader))
+            }
+            _ => sent == arrived,
+        },
+    }
+}

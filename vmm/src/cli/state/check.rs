@@ -14,7 +14,8 @@ use crate::cli::{error::CliError, exit::Exit, messages::Messages};
 /// Say of each field whether what one Tern saves loads in another, in both directions.
 ///
 /// OLD and NEW are files that "vm state schema --json" wrote, or snapshots. Of a snapshot the values count: what loads only under
-/// a condition is decided. The exit status is 1 if something does not load, whatever its value is.
+/// a condition is decided. The exit status is 1 if something does not load, whatever its value is, or if a field has another default:
+/// what was saved before the field was there is something else then.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Example:
@@ -87,6 +88,8 @@ enum Answer {
     /// The condition of the verdict, in words.
     LoadsOnlyIf(String),
     DoesNot(String),
+    /// It loads, and is something else where an older Tern did not save it.
+    Begins(String),
 }
 
 impl From<Verdict> for Answer {
@@ -135,7 +138,7 @@ impl<'a> Direction<'a> {
     fn breaks(&self) -> bool {
         self.fields
             .iter()
-            .any(|field| matches!(field.answer, Answer::DoesNot(_)))
+            .any(|field| matches!(field.answer, Answer::DoesNot(_) | Answer::Begins(_)))
     }
 
     fn verdict(&self) -> &'static str {
@@ -143,8 +146,10 @@ impl<'a> Direction<'a> {
             .fields
             .iter()
             .any(|field| matches!(field.answer, Answer::LoadsOnlyIf(_)));
+        let obstacle = |field: &Field| matches!(field.answer, Answer::DoesNot(_));
         match (self.breaks(), conditional) {
-            (true, _) => "does-not-load",
+            (true, _) if self.fields.iter().any(obstacle) => "does-not-load",
+            (true, _) => "has-other-defaults",
             (false, true) => "loads-only-if",
             (false, false) => "loads",
         }
@@ -156,6 +161,7 @@ impl<'a> Direction<'a> {
                 Answer::Loads => ("loads", None),
                 Answer::LoadsOnlyIf(condition) => ("loads-only-if", Some(condition)),
                 Answer::DoesNot(obstacle) => ("does-not-load", Some(obstacle)),
+                Answer::Begins(change) => ("has-other-defaults", Some(change)),
             };
             json!({ "section": field.section, "field": field.field, "verdict": verdict, "because": because })
         };
@@ -185,6 +191,14 @@ fn judge(name: &str, writer: &Described, reader: &Described, fields: &mut Vec<Fi
         .as_ref()
         .map(|value| adapt(value.clone(), &writer.schema, &reader.schema));
     let decided = loads.as_ref().is_some_and(Result::is_ok);
+    // A snapshot has all that its writer knew. Of two descriptions, both are there for what is older than they are.
+    if loads.is_none() {
+        fields.extend(comparison.defaults.iter().map(|changed| Field {
+            section: name.to_owned(),
+            field: changed.path.to_string(),
+            answer: Answer::Begins(format!("{changed}; what is to begin otherwise is a new field")),
+        }));
+    }
     for field in comparison.fields {
         let answer = match field.verdict {
             // What only the machine that loads it can tell stays open.
@@ -233,6 +247,7 @@ impl fmt::Display for Text<'_> {
                     Answer::DoesNot(obstacle) => {
                         write!(f, "\n  {section}: {field} does not load: {}", plain(obstacle))?
                     }
+                    Answer::Begins(change) => write!(f, "\n  {section}: {field} {}", plain(change))?,
                 }
             }
         }
@@ -293,6 +308,34 @@ mod tests {
             "{refused}"
         );
         assert!(Direction::new(&of(256), &reader).breaks());
+    }
+
+    #[test]
+    fn another_default_is_a_break_between_releases_and_none_for_a_snapshot() {
+        let side = |default, value| {
+            let mut side = side(None, &[("uart", WireType::U8, value)]);
+            let mut description = Schema::clone(&side.sections[0].schema).into_description();
+            description.fields[0].default = Some(State::Uint(default));
+            side.sections[0].schema = Arc::new(description.check().expect("legal"));
+            side
+        };
+        let (before, after) = (side(0, None), side(7, None));
+        let told = said(&before, &after);
+        assert!(
+            told.contains("has other defaults\n  uart: x has another default (0x0 at the writer"),
+            "{told}"
+        );
+        assert!(told.ends_with("is a new field"), "{told}");
+        let direction = Direction::new(&before, &after);
+        assert!(direction.breaks());
+        assert_eq!(direction.to_json()["fields"][0]["verdict"], "has-other-defaults");
+        assert!(!Direction::new(&before, &before).breaks());
+        let snapshot = side(0, Some(State::Uint(3)));
+        assert!(
+            said(&snapshot, &after).ends_with(": loads"),
+            "{}",
+            said(&snapshot, &after)
+        );
     }
 
     #[test]
