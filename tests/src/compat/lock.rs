@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 use vmstate::qom::sections::{Move, SectionSchema, whereabouts};
-use vmstate::state::{Condition, Obstacle, Schema, Verdict, compare};
+use vmstate::state::{Condition, Obstacle, Schema, Verdict, changed_defaults, compare};
 
 /// What a machine saves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,17 +217,16 @@ pub fn breaks(release: &SchemaFile, today: &SchemaFile, moves: &[Move]) -> Vec<B
             continue;
         };
         met.insert((&here.path, &here.description));
+        // They differ in either direction; it is what older releases than this one saved that becomes something else here.
+        for changed in changed_defaults(&released.schema, &here.schema) {
+            let (field, verdict) = (changed.path.to_string(), changed.to_string());
+            breaks.push(make(Direction::Forward, released, field, verdict, KEEP_DEFAULT));
+        }
         for (direction, writer, reader) in [
             (Direction::Forward, &released.schema, &here.schema),
             (Direction::Back, &here.schema, &released.schema),
         ] {
-            let comparison = compare(writer, reader);
-            // They differ in either direction; it is what older releases than this one saved that becomes something else here.
-            for changed in comparison.defaults.iter().filter(|_| direction == Direction::Forward) {
-                let (field, verdict) = (changed.path.to_string(), changed.to_string());
-                breaks.push(make(direction, released, field, verdict, KEEP_DEFAULT));
-            }
-            for complaint in comparison.complaints() {
+            for complaint in compare(writer, reader).complaints() {
                 let (field, verdict) = (complaint.path.to_string(), complaint.verdict.to_string());
                 breaks.push(make(
                     direction,

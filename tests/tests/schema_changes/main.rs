@@ -12,7 +12,9 @@ mod description;
 use std::collections::BTreeSet;
 
 use tern_tests::compat::sample::Extreme;
-use vmstate::state::{Schema, Step, StructValue, Value, Verdict, adapt, check_configured, compare, decode, encode};
+use vmstate::state::{
+    Schema, Step, StructValue, Value, Verdict, adapt, changed_defaults, check_configured, compare, decode, encode,
+};
 
 use changes::{CHANGES, Change, Expected};
 
@@ -86,8 +88,11 @@ fn check(kind: &str, direction: &str, writer: &Schema, reader: &Schema, expected
             assert_eq!(wrong, [""; 0], "{end:?}, {context}");
         }
     }
-    let defaults = comparison.defaults.iter();
-    let defaults: Vec<_> = defaults.map(|changed| format!("{} {changed}", changed.path)).collect();
+    let defaults = changed_defaults(writer, reader);
+    let defaults: Vec<_> = defaults
+        .iter()
+        .map(|changed| format!("{} {changed}", changed.path))
+        .collect();
     match expected {
         Expected::OtherDefault(why) => assert!(
             defaults.len() == 1 && defaults[0].contains(why),

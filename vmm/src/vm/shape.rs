@@ -138,12 +138,10 @@ fn defaults(vm: &Vm, addable: &BTreeMap<&'static str, &'static str>) -> Result<M
     for (name, by) in addable {
         let made = vm.board().defaults().new_object(vm.root().types(), name);
         let object = made.map_err(HotplugError::from)?;
-        let settable = object.class().properties().filter(|property| property.is_settable());
-        let defaults = settable.filter_map(|property| {
-            let value = object.property(property.name()).ok()?;
-            Some((property.name().to_owned(), value.to_string().into()))
-        });
-        let defaults: Map<_, Value> = defaults.collect();
+        let defaults = object.configuration().into_iter();
+        let defaults: Map<_, Value> = defaults
+            .map(|(property, value)| (property.name().to_owned(), value.to_string().into()))
+            .collect();
         all.insert((*name).to_owned(), json!({ "by": by, "defaults": defaults }));
     }
     Ok(all)

@@ -42,13 +42,15 @@ impl Object {
     /// is not among them.
     #[must_use]
     pub fn configuration(&self) -> Vec<(Arc<Property>, PropertyValue)> {
-        let names = self.properties().into_iter().map(|info| info.name);
-        let settable = names
-            .filter_map(|name| self.find_property(&name))
+        let settable = self
+            .declared_properties()
+            .into_iter()
             .filter(|property| self.can_be_set(property));
-        settable
+        let mut all: Vec<_> = settable
             .filter_map(|property| Some((Arc::clone(&property), self.property(property.name()).ok()?)))
-            .collect()
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
+        all
     }
 }
 

@@ -107,9 +107,8 @@ impl Object {
     /// What properties the object has, children included, sorted by name.
     #[must_use]
     pub fn properties(&self) -> Vec<PropertyInfo> {
-        let own = self.own_properties.read().values().cloned().collect::<Vec<_>>();
-        let described = self.class().properties().chain(&own).map(|property| PropertyInfo {
-            settable: self.is_settable_now(property),
+        let described = self.declared_properties().into_iter().map(|property| PropertyInfo {
+            settable: self.is_settable_now(&property),
             ..property.info()
         });
         let children = self.child_names().into_iter().map(|(name, child)| PropertyInfo {
@@ -122,6 +121,12 @@ impl Object {
         let mut all: Vec<_> = described.chain(children).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Those of the class and of this object alone, without children.
+    pub(super) fn declared_properties(&self) -> Vec<Arc<Property>> {
+        let own = self.own_properties.read();
+        self.class().properties().chain(own.values()).cloned().collect()
     }
 
     /// Whether a property can be set at all, before the object is in use. Of an alias, what it stands for decides.

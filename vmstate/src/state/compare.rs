@@ -3,7 +3,6 @@
 //! The same comparison serves the preflight of a migration, the static check of two releases and the tests. Where it
 //! says "only if", the values decide: [`adapt`](super::adapt()) of the value as it is then tells.
 
-use super::defaults;
 use super::name::Name;
 use super::path::{FieldPath, Step};
 use super::relation::{Relation, integer_bounds};
@@ -16,13 +15,10 @@ use super::wire_type::WireType;
 /// - If all verdicts are [`Verdict::Loads`], [`adapt`](super::adapt()) takes every value.
 /// - If one is [`Verdict::DoesNot`], it takes none.
 /// - Otherwise it takes those values that meet the conditions.
-///
-/// Beside that, it names the fields whose defaults are not the same. That hinders no load, but is a break between two releases.
 #[must_use]
 pub fn compare(writer: &Schema, reader: &Schema) -> Comparison {
     Comparison {
         fields: structs(&FieldPath::root(), writer, reader),
-        defaults: defaults::changed(writer, reader),
     }
 }
 

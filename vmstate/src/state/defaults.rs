@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::adapt::convert;
+use super::leaves::shown;
 use super::name::Name;
 use super::path::{FieldPath, Step};
 use super::relation::Relation;
@@ -27,8 +28,7 @@ pub struct ChangedDefault {
 /// Without the path, as a verdict.
 impl fmt::Display for ChangedDefault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), Value::to_string);
-        let (writer, reader) = (side(&self.writer), side(&self.reader));
+        let (writer, reader) = (shown(self.writer.as_ref()), shown(self.reader.as_ref()));
         write!(
             f,
             "has another default ({writer} at the writer, {reader} at the reader): \
@@ -39,7 +39,10 @@ impl fmt::Display for ChangedDefault {
 
 /// The fields of both whose defaults differ, live or retired. Where a default has only become of a wider type, or the
 /// contents of an option, it is the same. One that the reader's type cannot hold is left to the verdicts on types.
-pub(super) fn changed(writer: &Schema, reader: &Schema) -> Vec<ChangedDefault> {
+///
+/// [`compare`](super::compare()) does not ask: what the writer sends arrives as it is. Between two releases each is a break.
+#[must_use]
+pub fn changed_defaults(writer: &Schema, reader: &Schema) -> Vec<ChangedDefault> {
     let mut found = Vec::new();
     in_structs(&FieldPath::root(), writer, reader, &mut found);
     found
@@ -120,7 +123,7 @@ fn is_same_struct(a: &StructValue, b: &StructValue) -> bool {
 mod tests {
     use super::super::testing::schema;
     use super::*;
-    use crate::state::{Description, SubsectionSchema, compare};
+    use crate::state::{Description, SubsectionSchema};
     use proptest::prelude::*;
 
     /// A description whose field `x` has this type and default, alone, nested and in a subsection.
@@ -151,7 +154,7 @@ mod tests {
 
     /// The fields that are told.
     fn told(writer: &Schema, reader: &Schema) -> Vec<String> {
-        let changed = compare(writer, reader).defaults;
+        let changed = changed_defaults(writer, reader);
         changed.iter().map(|changed| changed.path.to_string()).collect()
     }
 
@@ -169,7 +172,7 @@ mod tests {
             "in a wider type too"
         );
         assert_eq!(
-            compare(&before, &after).defaults[0].to_string(),
+            changed_defaults(&before, &after)[0].to_string(),
             "has another default (0x0 at the writer, 0x7 at the reader): what was saved before the field was there loads as \
              something else"
         );
@@ -265,8 +268,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_description_has_its_own_defaults_and_any_two_can_be_compared(one in schema(), other in schema()) {
-            prop_assert_eq!(compare(&one, &one).defaults, []);
-            let _ = compare(&one, &other);
+            prop_assert_eq!(changed_defaults(&one, &one), []);
+            let _ = changed_defaults(&one, &other);
         }
     }
 }

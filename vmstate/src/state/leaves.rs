@@ -165,15 +165,19 @@ pub struct FieldDiff {
     pub right: Option<Value>,
 }
 
+/// A value, or that there is none.
+pub(super) fn shown(value: Option<&Value>) -> String {
+    value.map_or_else(|| "absent".to_owned(), Value::to_string)
+}
+
 impl fmt::Display for FieldDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), Value::to_string);
         write!(
             f,
             "{}: {} on the left, {} on the right",
             self.path,
-            side(&self.left),
-            side(&self.right)
+            shown(self.left.as_ref()),
+            shown(self.right.as_ref())
         )
     }
 }

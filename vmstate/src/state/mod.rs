@@ -50,7 +50,7 @@ pub use configured::check_configured;
 pub use deadline::{Deadline, RealtimeClock, TimerClock, VirtualClock};
 pub use decode::decode;
 pub use decode_error::{DecodeError, DecodeFault};
-pub use defaults::ChangedDefault;
+pub use defaults::{ChangedDefault, changed_defaults};
 pub use description::{HookError, Section, StateHooks, VmEnum, VmField, VmSequence, VmState};
 pub use encode::{EncodeError, encode};
 pub use error::{Misconfigured, Mismatch, OutOfRange, StateError};

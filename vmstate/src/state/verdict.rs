@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::defaults::ChangedDefault;
 use super::name::Name;
 use super::path::FieldPath;
 use super::value::Value;
@@ -151,8 +150,6 @@ pub struct FieldVerdict {
 pub struct Comparison {
     /// The verdicts, in the order of the reader's fields; what only the writer has comes last.
     pub fields: Vec<FieldVerdict>,
-    /// The fields of both that have other defaults. No verdict: what the writer sends arrives as it is.
-    pub defaults: Vec<ChangedDefault>,
 }
 
 impl Comparison {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use serde_json::{Value, json};
-use vmstate::state::{Condition, Verdict, adapt, compare};
+use vmstate::state::{Condition, Verdict, adapt, changed_defaults, compare};
 
 use super::{
     descriptions::{Described, Descriptions},
@@ -193,7 +193,8 @@ fn judge(name: &str, writer: &Described, reader: &Described, fields: &mut Vec<Fi
     let decided = loads.as_ref().is_some_and(Result::is_ok);
     // A snapshot has all that its writer knew. Of two descriptions, both are there for what is older than they are.
     if loads.is_none() {
-        fields.extend(comparison.defaults.iter().map(|changed| Field {
+        let changed = changed_defaults(&writer.schema, &reader.schema);
+        fields.extend(changed.iter().map(|changed| Field {
             section: name.to_owned(),
             field: changed.path.to_string(),
             answer: Answer::Begins(format!("{changed}; what is to begin otherwise is a new field")),
