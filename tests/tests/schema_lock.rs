@@ -313,6 +313,7 @@ fn a_condition_is_a_break_too_since_some_guest_will_not_meet_it() {
         uart.subsections.push(SubsectionSchema {
             name: "extra".into(),
             optional: true,
+            absent: None,
             schema: Description::new("extra").check().expect("legal"),
         });
     });

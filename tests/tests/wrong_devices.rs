@@ -59,11 +59,11 @@ struct WrongState {
     instance_init = instance_init
 )]
 struct Wrong {
-    #[runtime]
+    #[runtime(reason = "chosen by the test")]
     fault: Mutex<Fault>,
-    #[runtime]
+    #[runtime(reason = "a lie: the guest can change it")]
     hidden: Mutex<u8>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<(IrqLine, Mapping)>,
     #[state]
     state: Mutex<WrongState>,

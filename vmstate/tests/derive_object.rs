@@ -33,7 +33,7 @@ struct Chip {
     peer: Link<Chip>,
     #[config]
     shape: std::sync::OnceLock<String>,
-    #[runtime(init = 7)]
+    #[runtime(reason = "for the test alone", init = 7)]
     handle: u32,
     #[derived(reason = "counts for the log only")]
     accesses: std::sync::atomic::AtomicU64,

@@ -63,7 +63,7 @@ pub struct GenericEventDevice {
     registers_base: Config<u32>,
     #[config(property, default = 9, max = 23, description = "its interrupt, which has a level")]
     irq: Config<u32>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
     state: Mutex<GedState>,

@@ -14,10 +14,10 @@ use super::CharSink;
 #[derive(Object)]
 #[object(name = "chardev", parent = "object", abstract, stateless, properties = properties)]
 pub struct Chardev {
-    #[runtime]
+    #[runtime(reason = "made by complete")]
     sink: Mutex<Option<Arc<dyn CharSink>>>,
     /// Whoever uses it.
-    #[runtime]
+    #[runtime(reason = "whoever uses it enters itself when it is realized")]
     user: Mutex<std::sync::Weak<Object>>,
 }
 
@@ -101,7 +101,7 @@ pub struct RingChardev {
     #[config(property, size, default = 64 << 10, min = 1, max = 16 << 20, description = "how many bytes it keeps")]
     size: Config<u64>,
     /// Made when the object is completed.
-    #[runtime]
+    #[runtime(reason = "what the host has read is no part of the guest")]
     ring: Mutex<Option<Arc<Ring>>>,
 }
 

@@ -209,7 +209,7 @@ pub struct Serial16550 {
     irq: Config<u32>,
     #[config(link, description = "where its bytes go")]
     chardev: Link<Chardev>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
     state: Mutex<SerialState>,

@@ -33,7 +33,7 @@ pub struct BusError {
 #[derive(Object)]
 #[object(name = "bus", parent = "object", abstract, stateless, class_data = BusClass)]
 pub struct Bus {
-    #[runtime]
+    #[runtime(reason = "each device enters itself when it is plugged in")]
     devices: Mutex<Vec<WeakObj<Device>>>,
 }
 

@@ -13,16 +13,16 @@ use vmstate::qom::{AddChildError, Obj, Object, ObjectPart, Property, PropertyKin
 #[derive(Object)]
 #[object(name = "clock", parent = "object", stateless, properties = properties)]
 pub struct Clock {
-    #[runtime]
+    #[runtime(reason = "its device sets it from its own state")]
     hz: AtomicU64,
     /// What the frequency of the source is multiplied by and divided by: zero stands for one.
-    #[runtime]
+    #[runtime(reason = "its device sets it from its own state")]
     ratio: Mutex<(u32, u32)>,
-    #[runtime]
+    #[runtime(reason = "whoever builds the machine connects it")]
     source: Mutex<WeakObj<Clock>>,
-    #[runtime]
+    #[runtime(reason = "each that follows it enters itself")]
     feeds: Mutex<Vec<WeakObj<Clock>>>,
-    #[runtime]
+    #[runtime(reason = "its device brings it")]
     changed: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
 

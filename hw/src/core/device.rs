@@ -20,17 +20,17 @@ use crate::char::CharFrontend;
     name = "device", parent = "object", abstract, stateless, class_data = DeviceClass, properties = properties
 )]
 pub struct Device {
-    #[runtime]
+    #[runtime(reason = "set by realize")]
     realized: AtomicBool,
-    #[runtime]
+    #[runtime(reason = "how the device came, which is told to handlers only")]
     hotplugged: AtomicBool,
     /// How many hold it in reset.
-    #[runtime]
+    #[runtime(reason = "a machine that is being reset is not saved")]
     resets: AtomicU32,
     /// The bus that it is plugged into.
-    #[runtime]
+    #[runtime(reason = "set where the device is plugged in")]
     bus: Mutex<WeakObj<Bus>>,
-    #[runtime]
+    #[runtime(reason = "the lines are made by realize, and driven by the devices from their states")]
     gpios: Gpios,
 }
 

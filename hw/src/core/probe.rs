@@ -17,10 +17,10 @@ use crate::memory::{AddressSpace, MemoryRegion, MemorySystem};
     name = "probe-root", parent = "object", stateless, interfaces = [HotplugHandler], class_init = root_class
 )]
 pub struct ProbeRoot {
-    #[runtime]
+    #[runtime(reason = "for the test alone")]
     log: Mutex<Vec<String>>,
     /// What fails, as the log would have it.
-    #[runtime]
+    #[runtime(reason = "for the test alone")]
     fails: Mutex<String>,
 }
 
@@ -56,7 +56,7 @@ fn bus_class(class: &mut Class) {
 pub struct Probe {
     #[config(property, max = 9)]
     number: Config<u8>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     runtime: Realized<Gone>,
 }
 

@@ -54,7 +54,7 @@ pub struct TestDev {
     iobase: Config<u16>,
     #[config(property, default = 5, max = 23, description = "its interrupt")]
     irq: Config<u32>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
     state: Mutex<TestDevState>,

@@ -92,7 +92,7 @@ pub struct I8042 {
         description = "its data port; the command port is four higher"
     )]
     iobase: Config<u16>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
     state: Mutex<I8042State>,

@@ -15,7 +15,7 @@ use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 pub struct TestExit {
     #[config(property, default = 0xf4, description = "its I/O port")]
     iobase: Config<u16>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
 }
 

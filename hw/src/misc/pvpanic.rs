@@ -30,7 +30,7 @@ pub struct PvPanic {
         description = "events that can be reported: 1 panicked, 2 crash-loaded, 4 shutdown"
     )]
     events: Config<u8>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
 }
 

@@ -231,7 +231,7 @@ fn small(value: i64) -> u8 {
 pub struct Rtc {
     #[config(property, default = 0x70, description = "its index port; the data port follows")]
     iobase: Config<u16>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
     state: Mutex<RtcState>,

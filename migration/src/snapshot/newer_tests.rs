@@ -32,6 +32,7 @@ fn schema() -> Schema {
     description.subsections = vec![SubsectionSchema {
         name: "calibration".into(),
         optional: true,
+        absent: None,
         schema: vendor.check().expect("legal"),
     }];
     description.check().expect("legal")

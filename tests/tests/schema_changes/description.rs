@@ -114,6 +114,7 @@ pub fn subsection(name: &'static str, optional: bool, fields: Vec<FieldSchema>) 
     SubsectionSchema {
         name: name.into(),
         optional,
+        absent: None,
         schema: schema(description),
     }
 }

@@ -70,7 +70,7 @@ pub struct QtestClock {}
 #[derive(Object)]
 #[object(name = "qtest-accel", parent = super::AccelObject, stateless)]
 pub struct QtestAccel {
-    #[runtime]
+    #[runtime(reason = "the accelerator of this host")]
     stand_in: Arc<StandIn>,
 }
 

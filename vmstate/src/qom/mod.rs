@@ -80,7 +80,7 @@ pub use user_creatable::{
 ///     io_base: Config<u16>,
 ///     #[config(link, description = "where a break goes")]
 ///     peer: Link<Uart>,
-///     #[runtime]
+///     #[runtime(reason = "the host's side, made by realize")]
 ///     wires: Mutex<Option<String>>,
 ///     #[derived(reason = "follows from the divisor")]
 ///     period: Mutex<u64>,
@@ -129,7 +129,7 @@ pub use user_creatable::{
 /// | `#[config(property, ...)]` | configuration that a user or recipe sets until the object is frozen; options `default`, `min`, `max`, `size` (a number of bytes), `live` (can be set afterwards, too), `description`, `name` (the field's in kebab-case unless given) | [`Config<T>`](Config) |
 /// | `#[config(link, ...)]` | a reference to another object; options `check` (a [`LinkCheck`]), `live`, `description`, `name` | [`Link<T>`](Link), or [`StrongLink<T>`](StrongLink), which keeps its target alive |
 /// | `#[config]` | configuration that the program sets | any |
-/// | `#[runtime]` | what is made anew when the object comes to life | any |
+/// | `#[runtime(reason = "...")]` | what is no state, and why: made anew when the object comes to life | any |
 /// | `#[state]` | what the guest can change; one field, so that it is taken out whole | `parking_lot::Mutex<S>`, `S` derives [`VmState`](macro@crate::VmState) |
 /// | `#[derived(reason = "...")]` | what follows from the other fields, and how | any |
 ///

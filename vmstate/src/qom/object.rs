@@ -226,7 +226,7 @@ mod tests {
         instance_init = base_init, instance_post_init = base_post_init, instance_finalize = base_finalize
     )]
     struct Base {
-        #[runtime]
+        #[runtime(reason = "for the test alone")]
         log: Log,
     }
 
@@ -236,7 +236,7 @@ mod tests {
         instance_init = leaf_init, instance_post_init = leaf_post_init, instance_finalize = leaf_finalize
     )]
     struct Leaf {
-        #[runtime]
+        #[runtime(reason = "for the test alone")]
         dropped: Dropped,
     }
 

@@ -273,6 +273,7 @@ mod tests {
         SubsectionSchema {
             name: name.into(),
             optional,
+            absent: None,
             schema,
         }
     }

@@ -37,6 +37,12 @@ pub(super) fn decode_default(wire: &WireType, bytes: &[u8]) -> Option<Value> {
     reader.take(wire).and_then(|value| reader.finish(value)).ok()
 }
 
+/// Reads what stands for a subsection that was not sent, as the schema's own record carries it.
+pub(super) fn decode_absent(schema: &Schema, bytes: &[u8]) -> Option<StructValue> {
+    let mut reader = Reader { bytes, offset: 0 };
+    reader.take_struct(schema).and_then(|value| reader.finish(value)).ok()
+}
+
 /// A fault on its way out, gathering its path.
 struct Fault {
     path: FieldPath,
@@ -318,6 +324,7 @@ mod tests {
         SubsectionSchema {
             name: name.into(),
             optional,
+            absent: None,
             schema: schema_of(vec![FieldSchema::new("x", WireType::U8)], vec![]),
         }
     }

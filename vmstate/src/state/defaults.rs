@@ -2,6 +2,7 @@
 //!
 //! A default is what stands for a field in the state of whoever did not have it. Two Terns that both have the field send it
 //! to each other whatever their defaults are; but a third one's state, from before, becomes one thing here and another there.
+//! So does the state of anybody who had no need to send an optional subsection, if that stands for something else now.
 
 use std::fmt;
 
@@ -10,14 +11,14 @@ use super::leaves::shown;
 use super::name::Name;
 use super::path::{FieldPath, Step};
 use super::relation::Relation;
-use super::schema::{FieldSchema, Schema};
+use super::schema::{FieldSchema, Schema, SubsectionSchema};
 use super::value::{StructValue, Value};
 use super::wire_type::WireType;
 
-/// A field that both sides have, and that begins as something else at the reader.
+/// A field or an optional subsection that both sides have, and that is something else at the reader where it was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedDefault {
-    /// The field; one that is an element's stands for all elements.
+    /// The field or subsection; one that is an element's stands for all elements.
     pub path: FieldPath,
     /// What it is at the writer where it was not sent; `None` if it is absent then.
     pub writer: Option<Value>,
@@ -32,7 +33,7 @@ impl fmt::Display for ChangedDefault {
         write!(
             f,
             "has another default ({writer} at the writer, {reader} at the reader): \
-             what was saved before the field was there loads as something else"
+             what was saved without it loads as something else"
         )
     }
 }
@@ -66,7 +67,15 @@ fn in_structs(path: &FieldPath, writer: &Schema, reader: &Schema, found: &mut Ve
     }
     for subsection in &reader.subsections {
         if let Some(sent) = writer.subsection(&subsection.name) {
-            in_structs(&inside(&subsection.name), &sent.schema, &subsection.schema, found);
+            let path = inside(&subsection.name);
+            if stands_for_another(sent, subsection) {
+                found.push(ChangedDefault {
+                    path: path.clone(),
+                    writer: sent.absent.clone().map(Value::Struct),
+                    reader: subsection.absent.clone().map(Value::Struct),
+                });
+            }
+            in_structs(&path, &sent.schema, &subsection.schema, found);
         }
     }
 }
@@ -97,6 +106,17 @@ fn is_changed(writer: &FieldSchema, reader: &FieldSchema) -> bool {
     }
 }
 
+/// Whether the subsection means something else where it is not sent. Of one side that does not say nothing is known.
+fn stands_for_another(writer: &SubsectionSchema, reader: &SubsectionSchema) -> bool {
+    let (Some(before), Some(now)) = (&writer.absent, &reader.absent) else {
+        return false;
+    };
+    let wire = |schema: &Schema| WireType::Struct(Box::new(schema.clone()));
+    let before = Value::Struct(before.clone());
+    let converted = convert(before, &wire(&writer.schema), &wire(&reader.schema));
+    converted.is_ok_and(|before| !is_same(&before, &Value::Struct(now.clone())))
+}
+
 /// Whether two values of a type are one. Structs have to agree in the fields that both have, since one of them may have
 /// retired some or got new ones.
 fn is_same(a: &Value, b: &Value) -> bool {
@@ -123,7 +143,7 @@ fn is_same_struct(a: &StructValue, b: &StructValue) -> bool {
 mod tests {
     use super::super::testing::schema;
     use super::*;
-    use crate::state::{Description, SubsectionSchema};
+    use crate::state::Description;
     use proptest::prelude::*;
 
     /// A description whose field `x` has this type and default, alone, nested and in a subsection.
@@ -145,6 +165,7 @@ mod tests {
             subsections: vec![SubsectionSchema {
                 name: "sub".into(),
                 optional: true,
+                absent: None,
                 schema: inner,
             }],
             ..plain(vec![x, FieldSchema::new("lines", lines)])
@@ -173,8 +194,7 @@ mod tests {
         );
         assert_eq!(
             changed_defaults(&before, &after)[0].to_string(),
-            "has another default (0x0 at the writer, 0x7 at the reader): what was saved before the field was there loads as \
-             something else"
+            "has another default (0x0 at the writer, 0x7 at the reader): what was saved without it loads as something else"
         );
     }
 
@@ -226,6 +246,53 @@ mod tests {
         let absent = field(None, |field| field.may_be_absent = true);
         assert_eq!(told(&absent, &field(Some(0), |_| {})), ["x"]);
         assert_eq!(told(&field(Some(0), |_| {}), &absent), ["x"]);
+    }
+
+    #[test]
+    fn a_subsection_that_was_not_sent_stands_for_the_same() {
+        let of = |baud: Option<(WireType, u64)>, fields: &[&'static str]| {
+            let wire = baud.clone().map_or(WireType::U8, |(wire, _)| wire);
+            let others = fields.iter().map(|name| FieldSchema {
+                default: Some(Value::Uint(5)),
+                ..FieldSchema::new(*name, WireType::U8)
+            });
+            let line = Description {
+                fields: [FieldSchema::new("baud", wire)].into_iter().chain(others).collect(),
+                ..Description::new("line")
+            };
+            let absent = baud.map(|(_, baud)| {
+                let value = StructValue::new(1).with("baud", Value::Uint(baud));
+                fields
+                    .iter()
+                    .fold(value, |value, name| value.with(*name, Value::Uint(5)))
+            });
+            let description = Description {
+                subsections: vec![SubsectionSchema {
+                    name: "sub".into(),
+                    optional: true,
+                    schema: line.check().expect("legal"),
+                    absent,
+                }],
+                ..Description::new("uart")
+            };
+            description.check().expect("legal")
+        };
+        let before = of(Some((WireType::U8, 9)), &[]);
+        assert_eq!(told(&before, &of(Some((WireType::U8, 12)), &[])), ["sub"]);
+        let text = changed_defaults(&before, &of(Some((WireType::U8, 12)), &[]))[0].to_string();
+        assert!(text.contains("what was saved without it"), "{text}");
+        for same in [
+            of(Some((WireType::U8, 9)), &[]),
+            of(Some((WireType::U32, 9)), &[]),
+            of(Some((WireType::U8, 9)), &["parity"]),
+        ] {
+            assert_eq!(told(&before, &same), [""; 0]);
+        }
+        assert_eq!(
+            told(&of(None, &[]), &before),
+            [""; 0],
+            "of who does not say nothing is known"
+        );
     }
 
     #[test]

@@ -24,11 +24,12 @@ pub fn schema(description: Description) -> Schema {
 
 /// A subsection of type `T`.
 #[must_use]
-pub fn subsection<T: VmState>(name: &'static str, optional: bool) -> SubsectionSchema {
+pub fn subsection<T: VmState + Default>(name: &'static str, optional: bool) -> SubsectionSchema {
     SubsectionSchema {
         name: name.into(),
         optional,
         schema: T::schema().clone(),
+        absent: optional.then(|| T::default().to_value()),
     }
 }
 

@@ -25,7 +25,7 @@ use super::fields::{check_len, widened, wrong_kind};
 use super::name::Name;
 use super::path::Step;
 use super::relation::integer_bounds;
-use super::schema::{FieldSchema, Schema};
+use super::schema::{FieldSchema, Schema, SubsectionSchema};
 use super::value::{MapKey, StructValue, Value};
 use super::wire_type::WireType;
 
@@ -60,6 +60,15 @@ pub fn encode(schema: &Schema, value: &StructValue) -> Result<Vec<u8>, EncodeErr
 pub(super) fn encode_default(field: &FieldSchema) -> Result<Option<Vec<u8>>, StateError> {
     let encoded = field.default.as_ref().map(|default| encode_value(&field.wire, default));
     encoded.transpose()
+}
+
+/// Writes what stands for a subsection that was not sent, as the schema's own record carries it.
+pub(super) fn encode_absent(subsection: &SubsectionSchema) -> Result<Option<Vec<u8>>, StateError> {
+    let encode = |absent| {
+        let mut out = Vec::new();
+        put_struct(&mut out, &subsection.schema, absent).map(|()| out)
+    };
+    subsection.absent.as_ref().map(encode).transpose()
 }
 
 /// Writes a value of some type by itself.
@@ -291,6 +300,7 @@ mod tests {
         let subsections = vec![SubsectionSchema {
             name: "timer".into(),
             optional: false,
+            absent: None,
             schema: timer,
         }];
         let description = Description {

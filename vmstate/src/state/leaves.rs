@@ -300,6 +300,7 @@ mod tests {
         timer.subsections = vec![crate::state::SubsectionSchema {
             name: "speaker".into(),
             optional: true,
+            absent: None,
             schema: speaker.check().expect("legal"),
         }];
         timer.check().expect("legal")

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::Deref;
 
-use super::encode::encode_default;
+use super::encode::{encode_absent, encode_default};
 use super::error::{Mismatch, OutOfRange};
 use super::name::Name;
 use super::relation::integer_bounds;
@@ -104,6 +104,16 @@ pub struct SubsectionSchema {
     pub optional: bool,
     /// What it holds.
     pub schema: Schema,
+    /// What the reader takes an optional one for that was not sent. The writer's word for it is what two releases are held
+    /// against; `None` where it comes from a Tern that did not say so yet.
+    pub absent: Option<StructValue>,
+}
+
+impl SubsectionSchema {
+    fn fault(&self) -> Option<SchemaFault> {
+        let error = encode_absent(self).err()?;
+        Some(SchemaFault::Absent(Box::new(error)))
+    }
 }
 
 /// The contents of a [`Schema`], not yet checked.
@@ -182,6 +192,13 @@ impl Description {
         }
         let of_field = |field: &FieldSchema| self.field_fault(field).map(|fault| (Some(field.name.clone()), fault));
         if let Some(fault) = self.fields.iter().find_map(of_field) {
+            return Some(fault);
+        }
+        let of_subsection = |subsection: &SubsectionSchema| {
+            let fault = subsection.fault()?;
+            Some((Some(subsection.name.clone()), fault))
+        };
+        if let Some(fault) = self.subsections.iter().find_map(of_subsection) {
             return Some(fault);
         }
         (self.depth() > Schema::MAX_DEPTH).then_some((None, SchemaFault::Type(TypeFault::Depth)))
@@ -448,6 +465,7 @@ mod tests {
             subsections: vec![SubsectionSchema {
                 name: "a".into(),
                 optional: true,
+                absent: None,
                 schema: Description::new("sub").check().expect("legal"),
             }],
             ..Description::new("uart")

@@ -10,10 +10,10 @@
 //! field      = { 0: name, 2: type, ?4: since (else 1), ?6: until, ?8: may be absent (else false), ?10: default,
 //!                ?12: left out when it has its default (else false), ?13: [least, most], ?15: the field with its length,
 //!                ?17: hint if it must be as configured }
-//! subsection = { 0: name, 2: optional, 4: schema }
+//! subsection = { 0: name, 2: optional, 4: schema, ?5: what stands for it where it was not sent }
 //! type       = { 0: kind, ?2: element type, ?4: length or bound, ?6: schema, ?8: [variant...], ?10: type of keys,
 //!                ?12: clock }
-//! default    = a byte string: the value as a section would hold it
+//! default, what stands for it = a byte string: the value as a section would hold it
 //! ```
 
 use std::convert::Infallible;
@@ -22,8 +22,8 @@ use minicbor::data::Int;
 use minicbor::decode::{Decoder, Error as CborError};
 use minicbor::encode::{Encoder, Error as PutError};
 
-use super::decode::decode_default;
-use super::encode::encode_default;
+use super::decode::{decode_absent, decode_default};
+use super::encode::{encode_absent, encode_default};
 use super::name::Name;
 use super::schema::{Description, FieldSchema, Schema, SubsectionSchema};
 use super::schema_error::SchemaError;
@@ -110,11 +110,16 @@ fn put_schema(out: &mut Encoder<Vec<u8>>, schema: &Schema) -> Put {
     schema.fields.iter().try_for_each(|field| put_field(out, field))?;
     out.u8(10)?.array(count(&schema.subsections))?;
     schema.subsections.iter().try_for_each(|subsection| {
-        out.map(3)?;
+        let absent = encode_absent(subsection).expect("what stands for a schema's subsections fits them");
+        out.map(3 + u64::from(absent.is_some()))?;
         out.u8(0)?.str(&subsection.name)?;
         out.u8(2)?.bool(subsection.optional)?;
         out.u8(4)?;
-        put_schema(out, &subsection.schema)
+        put_schema(out, &subsection.schema)?;
+        match absent {
+            Some(absent) => out.u8(5)?.bytes(&absent)?.ok(),
+            None => Ok(()),
+        }
     })
 }
 
@@ -418,20 +423,30 @@ impl<'b> Reader<'b> {
 
     fn subsection(&mut self, depth: usize) -> Read<SubsectionSchema> {
         const PART: &str = "subsection";
-        let (mut name, mut optional, mut schema) = (None, None, None);
+        let (mut name, mut optional, mut schema, mut absent) = (None, None, None, None);
         self.map(PART, |reader, key| {
             match key {
                 0 => name = Some(reader.name(PART)?),
                 2 => optional = Some(reader.take(PART, Decoder::bool)?),
                 4 => schema = Some(reader.schema(depth)?),
+                5 => absent = Some(reader.take(PART, Decoder::bytes)?),
                 _ => return Ok(Known::No),
             }
             Ok(Known::Yes)
         })?;
+        let schema = self.required(PART, 4, schema)?;
+        let no_value = || {
+            self.malformed(
+                PART,
+                "what stands for it where it was not sent is no value of it".to_owned(),
+            )
+        };
+        let absent = absent.map(|bytes| decode_absent(&schema, bytes).ok_or_else(no_value));
         Ok(SubsectionSchema {
             name: self.required(PART, 0, name)?,
             optional: self.required(PART, 2, optional)?,
-            schema: self.required(PART, 4, schema)?,
+            absent: absent.transpose()?,
+            schema,
         })
     }
 

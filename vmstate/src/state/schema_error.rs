@@ -52,6 +52,9 @@ pub enum SchemaFault {
     /// The default is no value of the field's type.
     #[error("its default does not fit: {0}")]
     Default(Box<StateError>),
+    /// What stands for a subsection that was not sent is no value of it.
+    #[error("what stands for it where it is not sent does not fit: {0}")]
+    Absent(Box<StateError>),
     /// Left out when it has its default, and without a default of a few bytes.
     #[error(
         "it is left out when it has its default; that takes a default of at most {} bytes, and no `may_be_absent`",

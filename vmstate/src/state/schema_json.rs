@@ -4,7 +4,7 @@
 //! schema     = { "name", "version", "minimum-version", "priority", "fields": [field...], "subsections": [subsection...] }
 //! field      = { "name", "type", ?"since", ?"until", ?"may-be-absent", ?"default", ?"skip-when-default",
 //!                ?"range": [least, most], ?"length": name, ?"must-equal": hint }
-//! subsection = { "name", "optional", "schema" }
+//! subsection = { "name", "optional", "schema", ?"absent" }
 //! type       = "bool" | "u8" | ... | "f64" | "file-descriptor"
 //!            | { "bytes": max } | { "text": max } | { "bitmap": max } | { "deadline": clock } | { "enum": [variant...] }
 //!            | { "array": type, "length": n } | { "sequence": type, "max": n } | { "map": type, "key": type, "max": n }
@@ -20,7 +20,7 @@ use super::json::{integer_from_json, integer_to_json};
 use super::name::Name;
 use super::schema::{Description, FieldSchema, Schema, SubsectionSchema};
 use super::schema_error::SchemaError;
-use super::value::Value;
+use super::value::{StructValue, Value};
 use super::wire_type::WireType;
 
 /// JSON that is no schema.
@@ -50,11 +50,15 @@ impl Schema {
     #[must_use]
     pub fn to_json(&self) -> Json {
         let subsection = |subsection: &SubsectionSchema| {
-            json!({
+            let mut json = json!({
                 "name": subsection.name.as_str(),
                 "optional": subsection.optional,
                 "schema": subsection.schema.to_json(),
-            })
+            });
+            if let Some(absent) = &subsection.absent {
+                json["absent"] = absent.to_json();
+            }
+            json
         };
         json!({
             "name": self.name.as_str(),
@@ -81,10 +85,16 @@ impl Schema {
             fields: members.list("fields", field_from_json)?,
             subsections: members.list("subsections", |json| {
                 let mut members = Members::of("subsection", json)?;
+                let schema = Self::from_json(members.required("schema")?)?;
+                let absent = members.take("absent").map(|absent| {
+                    let value = StructValue::from_json(&schema, absent);
+                    value.ok_or_else(|| malformed("subsection", format!("{absent} is no value of {}", schema.name)))
+                });
                 let subsection = SubsectionSchema {
                     name: members.name("name")?,
                     optional: members.flag("optional")?,
-                    schema: Self::from_json(members.required("schema")?)?,
+                    absent: absent.transpose()?,
+                    schema,
                 };
                 members.end(subsection)
             })?,

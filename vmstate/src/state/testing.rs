@@ -1,6 +1,7 @@
 //! Strategies for the properties: any schema, any value of it, and a schema that is a few edits away.
 
 use proptest::collection::{btree_map, vec};
+use proptest::option;
 use proptest::prelude::*;
 use proptest::string::string_regex;
 
@@ -33,7 +34,7 @@ pub(super) fn schema() -> BoxedStrategy<Schema> {
 fn schema_of_depth(depth: u32) -> BoxedStrategy<Schema> {
     let subsections = match depth {
         0 => Just(Vec::new()).boxed(),
-        _ => vec((any::<bool>(), schema_of_depth(depth - 1)), 0..3).boxed(),
+        _ => vec(subsection(depth - 1), 0..3).boxed(),
     };
     let versions = (1..4u32).prop_flat_map(|version| (Just(version), 1..=version));
     (versions, any::<i32>(), vec(field(depth), 0..5), subsections)
@@ -45,10 +46,9 @@ fn schema_of_depth(depth: u32) -> BoxedStrategy<Schema> {
             let subsections = subsections
                 .into_iter()
                 .enumerate()
-                .map(|(i, (optional, schema))| SubsectionSchema {
+                .map(|(i, subsection)| SubsectionSchema {
                     name: format!("sub{i}").into(),
-                    optional,
-                    schema,
+                    ..subsection
                 });
             let description = Description {
                 name: "any".into(),
@@ -61,6 +61,20 @@ fn schema_of_depth(depth: u32) -> BoxedStrategy<Schema> {
             description.check().expect("the strategy makes legal schemas")
         })
         .boxed()
+}
+
+/// A subsection, under no name yet.
+fn subsection(depth: u32) -> impl Strategy<Value = SubsectionSchema> {
+    let schema_and_absent = schema_of_depth(depth).prop_flat_map(|schema| {
+        let absent = option::of(struct_value(&schema));
+        (Just(schema), absent)
+    });
+    (any::<bool>(), schema_and_absent).prop_map(|(optional, (schema, absent))| SubsectionSchema {
+        name: "unnamed".into(),
+        optional,
+        schema,
+        absent: absent.filter(|_| optional),
+    })
 }
 
 /// A field's type and default, another value, and raw numbers from which its life is made once its struct's version is
@@ -310,6 +324,8 @@ fn edit_schema(schema: &Schema, edits: &mut dyn Iterator<Item = u8>) -> Schema {
             2 => subsection.optional = !subsection.optional,
             _ => {}
         }
+        // It may be no value of what it becomes.
+        subsection.absent = None;
         subsection.schema = edit_schema(&subsection.schema, edits);
         subsections.push(subsection);
     }

@@ -32,7 +32,7 @@ struct TwoStates {
 #[derive(Object)]
 #[object(name = "two-marks", stateless)]
 struct TwoMarks {
-    #[runtime]
+    #[runtime(reason = "made by realize")]
     #[derived(reason = "it follows from the divisor")]
     period: u64,
 }

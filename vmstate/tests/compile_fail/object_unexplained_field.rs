@@ -7,6 +7,8 @@ use vmstate::qom::Object;
 struct Reasonless {
     #[derived]
     period: u64,
+    #[runtime]
+    wires: u64,
 }
 
 #[derive(Object)]

@@ -5,7 +5,7 @@ use vmstate::qom::Object;
 #[derive(Object)]
 #[object(name = "uart", stateless)]
 struct Uart {
-    #[runtime]
+    #[runtime(reason = "made by realize")]
     irq: u32,
     divisor: u16,
     scratch: u8,

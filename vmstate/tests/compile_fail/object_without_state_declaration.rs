@@ -5,7 +5,7 @@ use vmstate::qom::Object;
 #[derive(Object)]
 #[object(name = "uart")]
 struct Uart {
-    #[runtime]
+    #[runtime(reason = "made by realize")]
     irq: u32,
 }
 

@@ -65,7 +65,7 @@ pub const TYPES: AccelTypes = AccelTypes {
 #[derive(Object)]
 #[object(name = "kvm-accel", parent = super::AccelObject, stateless)]
 pub struct KvmAccel {
-    #[runtime]
+    #[runtime(reason = "the accelerator of this host")]
     vm: OnceLock<Arc<KvmVm>>,
 }
 

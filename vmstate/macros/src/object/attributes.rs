@@ -6,8 +6,8 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, Error, Expr, Field, Fields, Ident, LitStr, Meta, Path, Result, Token, Type};
 
-const MARKS: &str = "`#[config]` (fixed once the object is in use, part of the recipe), `#[runtime]` (made anew when the \
-                     object comes to life, never saved), `#[state]` (what the guest can change, saved) or \
+const MARKS: &str = "`#[config]` (fixed once the object is in use, part of the recipe), `#[runtime(reason = \"...\")]` \
+                     (no state, and why: made anew when the object comes to life), `#[state]` (what the guest can change, saved) or \
                      `#[derived(reason = \"...\")]` (follows from the others)";
 
 /// The declaration of a type as its author wrote it.
@@ -260,14 +260,18 @@ fn mark(field: &Field) -> Result<Marked<'_>> {
     let mark = match word.as_str() {
         "config" => config_mark(attribute)?,
         "derived" => Mark::Plain {
-            init: derived_init(attribute, name)?,
+            init: explained_init(
+                attribute,
+                &format!("what `{name}` follows from, so that it needs no saving"),
+            )?,
+        },
+        "runtime" => Mark::Plain {
+            init: explained_init(attribute, &format!("why `{name}` is no state, and who makes it anew"))?,
         },
         "state" => Mark::State {
             init: init_only(attribute)?,
         },
-        _ => Mark::Plain {
-            init: init_only(attribute)?,
-        },
+        _ => unreachable!("a mark is one of the four"),
     };
     Ok(Marked { field, name, mark })
 }
@@ -349,7 +353,8 @@ fn init_only(attribute: &Attribute) -> Result<Option<Expr>> {
     Ok(init)
 }
 
-fn derived_init(attribute: &Attribute, name: &Ident) -> Result<Option<Expr>> {
+/// The options of a mark that takes the reason for it, which says `what`.
+fn explained_init(attribute: &Attribute, what: &str) -> Result<Option<Expr>> {
     let (mut init, mut reason) = (None, false);
     if has_options(attribute) {
         attribute.parse_nested_meta(|meta| {
@@ -367,8 +372,13 @@ fn derived_init(attribute: &Attribute, name: &Ident) -> Result<Option<Expr>> {
     if reason {
         return Ok(init);
     }
+    let mark = attribute
+        .path()
+        .get_ident()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     Err(Error::new_spanned(
         attribute,
-        format!("say why `{name}` needs no saving, what it follows from: `#[derived(reason = \"...\")]`"),
+        format!("say {what}: `#[{mark}(reason = \"...\")]`"),
     ))
 }

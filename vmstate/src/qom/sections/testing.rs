@@ -53,7 +53,7 @@ pub(super) struct ClockState {
 pub(super) struct Clock {
     #[state]
     pub(super) state: Mutex<ClockState>,
-    #[runtime]
+    #[runtime(reason = "chosen by the test")]
     pub(super) refuses: Mutex<Option<&'static str>>,
 }
 
