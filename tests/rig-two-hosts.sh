@@ -181,8 +181,7 @@ if [ "${1:-}" = --inside ]; then
 	esac
 	ledger=$shared/$me.ledger
 	touch "$ledger"
-	# An emulated machine that has locked up is given up at once.
-	echo 1 >/proc/sys/kernel/softlockup_panic
+	watch_emulator
 	runs_kernel "$release"
 	echo "host $me: $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
 	trap 'grep -q ^FAILED "$ledger" && touch "$shared/failed"' EXIT

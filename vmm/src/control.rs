@@ -165,9 +165,12 @@ pub trait Control: Send + Sync {
     /// The root of the composition tree, or `None` before a receiver knows what machine it holds.
     fn root(&self) -> Option<Arc<Object>>;
 
-    /// Whether the state of an object is in the accelerator while the guest runs, so that the object knows it only as it was
-    /// when it was last read.
-    fn is_held_by_accelerator(&self, object: &Object) -> bool;
+    /// Has an object know its state as it is at this moment, also what the accelerator holds of it. The guest is not stopped.
+    ///
+    /// # Errors
+    ///
+    /// The accelerator does not tell.
+    fn refresh_state(&self, object: &Object) -> Result<(), ControlError>;
 
     /// The types that the VM's objects are made from.
     fn types(&self) -> Arc<TypeTable>;

@@ -265,8 +265,8 @@ impl Control for FakeVm {
         Some(Arc::clone(&self.root))
     }
 
-    fn is_held_by_accelerator(&self, _: &Object) -> bool {
-        false
+    fn refresh_state(&self, _: &Object) -> Result<(), ControlError> {
+        Ok(())
     }
 
     fn types(&self) -> Arc<TypeTable> {

@@ -189,6 +189,15 @@ pub trait Accelerator: Send + Sync {
     /// Names the register that the host refuses; the VM must not run then.
     fn push(&self) -> Result<(), AccelError>;
 
+    /// Brings the state in one object, of one of [`Self::types`], up to what the accelerator holds at this moment, whether the guest
+    /// runs or not. What runs is not stopped: a vCPU whose registers are asked for is out of the guest for as long as reading them
+    /// takes, and nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// Where a vCPU does not come out in time, or has state that Tern does not describe. It runs on.
+    fn refresh(&self, object: &Object) -> Result<(), AccelError>;
+
     /// Reads all state from the accelerator anew, as after [`Self::push`], and names each field whose value is neither
     /// that of the objects nor within the bounds of what is known to differ. The objects stay as they are.
     ///

@@ -417,8 +417,9 @@ impl Control for Instance {
         self.vm.get().map(|vm| Arc::clone(vm.root()))
     }
 
-    fn is_held_by_accelerator(&self, object: &Object) -> bool {
-        self.vm.get().is_some_and(|vm| vm.is_held_by_accelerator(object))
+    fn refresh_state(&self, object: &Object) -> Result<(), ControlError> {
+        let refreshed = self.vm.get().map_or(Ok(()), |vm| vm.refresh_state(object));
+        refreshed.map_err(|error| ControlError::Failed(error.to_string()))
     }
 
     fn types(&self) -> Arc<TypeTable> {

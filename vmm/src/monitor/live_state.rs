@@ -1,14 +1,13 @@
 //! The state of objects while their guest runs, for `qom-get` of the property `state`.
 //!
-//! Nothing is stopped for it. What a device holds itself is as it is at that moment, whole under the device's own lock.
-//! What an accelerator holds (processors, interrupt controllers, timers, the clock) is as it was when it was last read,
-//! at a pause or a reset: to read it anew would take the processors out of the guest. `as-of` says which of the two it is; of
-//! a guest that stands still all of it is of now.
+//! No guest is stopped for it. What a device holds itself is taken whole under the device's own lock, and what an accelerator
+//! holds (processors, interrupt controllers, timers, the clock) is read from it: a processor is out of the guest for as long as that
+//! takes, as with QEMU's `info registers`.
 
 use serde_json::{Value, json};
 use vmstate::qom::Object;
 
-use crate::{control::Control, run_state::RunState};
+use crate::control::{Control, ControlError};
 
 /// The property's name.
 pub(super) const NAME: &str = "state";
@@ -19,25 +18,23 @@ pub(super) fn listed(object: &Object) -> Option<Value> {
     has_state.then(|| json!({ "name": NAME, "type": "state", "description": "what of it is saved, as it is now" }))
 }
 
-/// The state of an object: of each class of its type that describes some, every field by its name. `None` if it has none.
-pub(super) fn read(vm: &dyn Control, object: &Object) -> Option<Value> {
-    let stands_still = !matches!(vm.status(), RunState::Running);
-    let as_of = match vm.is_held_by_accelerator(object) && !stands_still {
-        true => "last-read",
-        false => "now",
-    };
-    let states: Vec<_> = object
-        .states()
-        .into_iter()
-        .map(|(info, binding)| {
-            let state = binding.take(object);
-            json!({
-                "description": info.name,
-                "version": state.version(),
-                "as-of": as_of,
-                "fields": state.to_json(),
-            })
+/// The state of an object as it is now: of each class of its type that describes some, every field by its name. `None` if it has none.
+///
+/// # Errors
+///
+/// The accelerator does not tell what it holds of it.
+pub(super) fn read(vm: &dyn Control, object: &Object) -> Result<Option<Value>, ControlError> {
+    if object.states().is_empty() {
+        return Ok(None);
+    }
+    vm.refresh_state(object)?;
+    let states = object.states().into_iter().map(|(info, binding)| {
+        let state = binding.take(object);
+        json!({
+            "description": info.name,
+            "version": state.version(),
+            "fields": state.to_json(),
         })
-        .collect();
-    (!states.is_empty()).then(|| states.into())
+    });
+    Ok(Some(states.collect()))
 }

@@ -57,7 +57,7 @@ pub(super) fn get(vm: &dyn Control, path: &str, property: &str) -> Result<Value,
         Ok(value) => Ok((&value).into()),
         Err(PropertyError::Unknown { .. }) if property == TYPE => Ok(object.type_name().into()),
         Err(error @ PropertyError::Unknown { .. }) if property == live_state::NAME => {
-            live_state::read(vm, &object).ok_or_else(|| error.into())
+            live_state::read(vm, &object)?.ok_or_else(|| error.into())
         }
         Err(error) => Err(error.into()),
     }

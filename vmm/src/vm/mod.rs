@@ -51,7 +51,7 @@ use migration::vm::{Identity, Recipe};
 use parking_lot::Mutex;
 use vmstate::qom::{Object, TypeTable};
 
-use crate::accel::Accelerator;
+use crate::accel::{AccelError, Accelerator};
 use crate::boot::BootPayload;
 use crate::control::{Ending, Event, EventHub};
 use crate::run_state::RunStateCell;
@@ -196,9 +196,20 @@ impl Vm {
     }
 
     /// Whether the state of an object is in the accelerator while the guest runs.
-    #[must_use]
-    pub fn is_held_by_accelerator(&self, object: &Object) -> bool {
+    pub(crate) fn is_held_by_accelerator(&self, object: &Object) -> bool {
         describe::is_held_by_accelerator(object, &self.accelerator.types())
+    }
+
+    /// Has an object know its state as it is at this moment, whether the guest runs or not; the guest is not stopped.
+    ///
+    /// # Errors
+    ///
+    /// The accelerator does not tell.
+    pub fn refresh_state(&self, object: &Object) -> Result<(), AccelError> {
+        match self.is_held_by_accelerator(object) {
+            true => self.accelerator.refresh(object),
+            false => Ok(()),
+        }
     }
 
     /// The root of its composition tree.

@@ -15,7 +15,8 @@ use hw::intc::i8259::{I8259, I8259State};
 use hw::intc::ioapic::{Ioapic, IoapicState};
 use hw::timer::clock::{ClockState, GuestClock, TscPolicy};
 use hw::timer::i8254::{I8254, I8254State};
-use vmstate::qom::Obj;
+use parking_lot::Mutex;
+use vmstate::qom::{Obj, Object, ObjectPart};
 
 use super::super::AccelError;
 use super::ioctl::GuestVm;
@@ -54,7 +55,7 @@ pub struct Platform {
 pub struct SyncContext<'a> {
     /// The VM.
     pub vm: &'a GuestVm,
-    /// Its vCPUs in order of APIC ids, all of them parked.
+    /// Its vCPUs in order of APIC ids, all of them out of the guest; a look at something else leaves them out of this.
     pub cpus: &'a [Arc<KvmCpu>],
     /// Its chips.
     pub platform: &'a Platform,
@@ -293,8 +294,18 @@ pub fn from_objects(cx: &SyncContext<'_>) -> HeldState {
     }
 }
 
-/// Puts the state into the objects.
-pub fn into_objects(cx: &SyncContext<'_>, state: HeldState) {
+/// Puts the state into those of the objects that are wanted.
+pub fn into_objects(cx: &SyncContext<'_>, state: HeldState, is_wanted: impl Fn(&Object) -> bool) {
+    fn put<P: ObjectPart, S>(
+        is_wanted: &impl Fn(&Object) -> bool,
+        object: &Obj<P>,
+        cell: fn(&P) -> &Mutex<S>,
+        state: S,
+    ) {
+        if is_wanted(object.object()) {
+            *cell(object).lock() = state;
+        }
+    }
     let HeldState {
         cpus,
         ioapic,
@@ -303,13 +314,13 @@ pub fn into_objects(cx: &SyncContext<'_>, state: HeldState) {
         clock,
     } = state;
     for (cpu, held) in cx.cpus.iter().zip(cpus) {
-        *cpu.cpu.state().lock() = held.cpu;
-        *cpu.apic.state().lock() = held.apic;
+        put(&is_wanted, &cpu.cpu, X86Cpu::state, held.cpu);
+        put(&is_wanted, &cpu.apic, Apic::state, held.apic);
     }
-    *cx.platform.ioapic.state().lock() = ioapic;
-    *cx.platform.pic.state().lock() = pic;
-    *cx.platform.pit.state().lock() = pit;
-    *cx.platform.clock.state().lock() = clock;
+    put(&is_wanted, &cx.platform.ioapic, Ioapic::state, ioapic);
+    put(&is_wanted, &cx.platform.pic, I8259::state, pic);
+    put(&is_wanted, &cx.platform.pit, I8254::state, pit);
+    put(&is_wanted, &cx.platform.clock, GuestClock::state, clock);
 }
 
 #[cfg(test)]

@@ -189,6 +189,75 @@ fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn state_is_read_from_a_guest_that_runs_and_runs_on() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(2, START_SECOND);
+    guest.write(0x7000, SECOND);
+    guest.run();
+    assert_eq!(guest.hear(), Heard::Byte(0x50), "the second one runs");
+    let refresh = |path: &str| {
+        let object = guest.board.root().resolve(path).expect("it is there");
+        guest.accel.refresh(&object).expect("it is read");
+    };
+    refresh("/machine/clock");
+    let earlier = clock(&guest);
+    for _ in 0..10 {
+        let counted = (guest.word(COUNTER), guest.word(SECOND_COUNTER));
+        for path in [
+            "/machine/cpu-0",
+            "/machine/cpu-1",
+            "/machine/cpu-1/apic",
+            "/machine/ioapic",
+            "/machine/pic",
+            "/machine/pit",
+        ] {
+            refresh(path);
+        }
+        assert!(
+            (0x1000..0x1100).contains(&cpu(&guest, 0).general.rip),
+            "{:#x}",
+            cpu(&guest, 0).general.rip
+        );
+        assert!(
+            (4..10).contains(&cpu(&guest, 1).general.rip),
+            "{:#x}",
+            cpu(&guest, 1).general.rip
+        );
+        assert_eq!(apic(&guest, 1).id, 1);
+        guest.wait_for_change(COUNTER, counted.0);
+        guest.wait_for_change(SECOND_COUNTER, counted.1);
+    }
+    refresh("/machine/clock");
+    let later = clock(&guest);
+    assert!(later.kvmclock_ns > earlier.kvmclock_ns);
+    assert_eq!(later.tsc_differences.len(), 2);
+    // What was read is no pause: that one reads anew.
+    let counted = guest.word(COUNTER);
+    guest.wait_for_change(COUNTER, counted);
+    guest.accel.pause().expect("pauses");
+    assert!(clock(&guest).kvmclock_ns > later.kvmclock_ns);
+    refresh("/machine/cpu-0");
+}
+
+#[test]
+fn to_look_at_a_processor_that_stands_for_an_event_does_not_let_it_go_on() {
+    let Some(_turn) = turn() else { return };
+    let guest = Guest::new(1, TRIPLE_FAULT);
+    guest.write(0x3000, &[0; 8]);
+    guest.run();
+    assert!(matches!(
+        guest.hear(),
+        Heard::Event(0, VcpuEvent::ResetRequested { .. })
+    ));
+    let object = guest.board.root().resolve("/machine/cpu-0").expect("it is there");
+    for _ in 0..3 {
+        guest.accel.refresh(&object).expect("it is read");
+    }
+    assert!(guest.heard.try_recv().is_err(), "it has not run into the fault again");
+    guest.accel.pause().expect("pauses");
+}
+
+#[test]
 fn a_pause_completes_the_accesses_that_are_under_way() {
     let Some(_turn) = turn() else { return };
     let guest = Guest::new(1, STRADDLE);

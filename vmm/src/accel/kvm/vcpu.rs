@@ -47,12 +47,16 @@ struct Control {
     wanted: Wanted,
     /// The thread is out of the guest and stays there, its accesses completed; or there is none.
     parked: bool,
+    /// The thread is out of the guest because of an event, and stays there until a pause.
+    stands: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Run,
+    /// Out of the guest for a moment, as [`Vcpu::ask_to_stay`] wants it.
+    Stay,
     Pause,
     End,
 }
@@ -74,6 +78,7 @@ impl Vcpu {
             control: Mutex::new(Control {
                 wanted: Wanted::Pause,
                 parked: true,
+                stands: false,
                 thread: None,
             }),
             changed: Condvar::new(),
@@ -133,13 +138,39 @@ impl Vcpu {
 
     /// Waits until the vCPU is out of the guest with its accesses completed.
     pub fn wait_until_parked(&self, deadline: Instant) -> Result<(), Stuck> {
+        self.wait_until(deadline, |control| control.parked)
+    }
+
+    fn wait_until(&self, deadline: Instant, is_so: fn(&Control) -> bool) -> Result<(), Stuck> {
         let mut control = self.control.lock();
-        while !control.parked {
-            if self.changed.wait_until(&mut control, deadline).timed_out() && !control.parked {
+        while !is_so(&control) {
+            if self.changed.wait_until(&mut control, deadline).timed_out() && !is_so(&control) {
                 return Err(Stuck);
             }
         }
         Ok(())
+    }
+
+    /// Asks a vCPU that runs to leave the guest until [`Self::go_on`], and does not wait for it. One that stands still, for a pause
+    /// or because of an event, just does so.
+    pub fn ask_to_stay(&self) {
+        let mut control = self.control.lock();
+        if control.wanted == Wanted::Run {
+            self.want(&mut control, Wanted::Stay);
+        }
+    }
+
+    /// Waits until the vCPU is out of the guest, whatever for.
+    pub fn wait_until_out(&self, deadline: Instant) -> Result<(), Stuck> {
+        self.wait_until(deadline, |control| control.parked || control.stands)
+    }
+
+    /// Ends [`Self::ask_to_stay`]: the vCPU goes on as it was.
+    pub fn go_on(&self) {
+        let mut control = self.control.lock();
+        if control.wanted == Wanted::Stay {
+            self.want(&mut control, Wanted::Run);
+        }
     }
 
     /// Ends the thread and waits for that. The vCPU cannot run any more.
@@ -200,7 +231,7 @@ impl Vcpu {
                     self.changed.notify_all();
                     return false;
                 }
-                Wanted::Pause => {
+                Wanted::Stay | Wanted::Pause => {
                     control.parked = true;
                     self.changed.notify_all();
                     self.changed.wait(&mut control);
@@ -212,9 +243,12 @@ impl Vcpu {
     /// After an event the vCPU does not run on by itself; only a pause, followed by a resume, lets it.
     fn wait_for_pause(&self) {
         let mut control = self.control.lock();
-        while control.wanted == Wanted::Run {
+        control.stands = true;
+        self.changed.notify_all();
+        while matches!(control.wanted, Wanted::Run | Wanted::Stay) {
             self.changed.wait(&mut control);
         }
+        control.stands = false;
     }
 
     /// Runs the guest until it is to pause or something happens that the VM has to deal with.

@@ -159,7 +159,7 @@ impl KvmVm {
         let cx = self.context(machine)?;
         super::msr::check_undescribed(&cx)?;
         let held = state::read(&cx)?;
-        state::into_objects(&cx, held);
+        state::into_objects(&cx, held, |_| true);
         machine.phase = Phase::Paused;
         Ok(())
     }
@@ -176,10 +176,7 @@ impl KvmVm {
                 let resumed = cpu.vcpu.resume();
                 resumed.map_err(|error| cpu::refused(cpu, "a thread", error))
             })?;
-            return Err(AccelError::Stuck {
-                vcpu: stuck.vcpu.apic_id(),
-                seconds: PAUSE_DEADLINE.as_secs(),
-            });
+            return Err(is_stuck(&stuck.vcpu));
         }
         machine.phase = Phase::Unread;
         // Those that serve a doorbell may raise interrupts, so these come second.
@@ -385,7 +382,7 @@ impl Accelerator for KvmVm {
         }
         state::write(&cx, &held)?;
         self.lines.forget();
-        state::into_objects(&cx, held);
+        state::into_objects(&cx, held, |_| true);
         machine.phase = Phase::Paused;
         Ok(())
     }
@@ -421,6 +418,26 @@ impl Accelerator for KvmVm {
         state::write(&cx, &state::from_objects(&cx))?;
         self.lines.forget();
         machine.phase = Phase::Paused;
+        Ok(())
+    }
+
+    fn refresh(&self, object: &Object) -> Result<(), AccelError> {
+        let machine = self.machine.lock();
+        if matches!(machine.phase, Phase::Paused | Phase::Ended) {
+            return Ok(());
+        }
+        let cx = self.context(&machine)?;
+        let is_it = |other: &Arc<Object>| std::ptr::eq(Arc::as_ptr(other), object);
+        let of = |cpu: &Arc<KvmCpu>| is_it(cpu.cpu.object()) || is_it(cpu.apic.object());
+        // Of the clocks of all vCPUs the record of guest time is made; the chips can be read while the guest runs.
+        let cpus = match cx.cpus.iter().position(of) {
+            Some(index) => &cx.cpus[index..=index],
+            None if is_it(cx.platform.clock.object()) => cx.cpus,
+            None => &[],
+        };
+        let cx = SyncContext { cpus, ..cx };
+        let held = visiting(cpus, || state::read(&cx))?;
+        state::into_objects(&cx, held, |other| std::ptr::eq(other, object));
         Ok(())
     }
 
@@ -460,6 +477,27 @@ impl Drop for KvmVm {
     fn drop(&mut self) {
         // A thread holds its vCPU, and would run on.
         self.shutdown();
+    }
+}
+
+/// Looks at vCPUs while all of them are out of the guest for it.
+fn visiting<T>(cpus: &[Arc<KvmCpu>], look: impl FnOnce() -> Result<T, AccelError>) -> Result<T, AccelError> {
+    // All are asked before any is waited for.
+    cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_stay());
+    let deadline = Instant::now() + PAUSE_DEADLINE;
+    let stuck = cpus.iter().find(|cpu| cpu.vcpu.wait_until_out(deadline).is_err());
+    let seen = match stuck {
+        None => look(),
+        Some(cpu) => Err(is_stuck(&cpu.vcpu)),
+    };
+    cpus.iter().for_each(|cpu| cpu.vcpu.go_on());
+    seen
+}
+
+fn is_stuck(vcpu: &Vcpu) -> AccelError {
+    AccelError::Stuck {
+        vcpu: vcpu.apic_id(),
+        seconds: PAUSE_DEADLINE.as_secs(),
     }
 }
 
