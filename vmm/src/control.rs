@@ -347,6 +347,13 @@ pub enum Event {
         /// Where it was.
         path: String,
     },
+    /// A device that the guest had let go of is there as before, because its handler refuses to take it off.
+    DeviceStays {
+        /// Its id, if it has one.
+        device: Option<String>,
+        /// Where it is.
+        path: String,
+    },
     /// A migration, snapshot or arrival has reached another status: its account at that moment.
     Migration(Arc<MigrationInfo>),
     /// A migration begins to send memory anew.

@@ -28,4 +28,6 @@ impl hw::core::MachineEvents for NoRequests {
     fn guest_panicked(&self) {}
 
     fn guest_crash_loaded(&self) {}
+
+    fn device_released(&self, _: &std::sync::Arc<vmstate::qom::Object>) {}
 }

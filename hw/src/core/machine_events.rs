@@ -1,6 +1,9 @@
 //! What a device asks of whoever runs the machine.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use vmstate::qom::Object;
 
 /// Requests that devices make. Called by a vCPU with the device's lock held: an implementation notes the request, wakes
 /// whoever carries it out, and returns.
@@ -19,6 +22,10 @@ pub trait MachineEvents: Send + Sync {
 
     /// The guest reports that it has crashed and goes on, with another kernel that saves what is left of it.
     fn guest_crash_loaded(&self);
+
+    /// The guest has let go of `device`, which a hotplug handler's `unplug_request` had asked it to: it can be taken off by
+    /// [`finish_unplug`](super::finish_unplug). That is not done by who tells it, as this is the guest's own access.
+    fn device_released(&self, device: &Arc<Object>);
 
     /// The time of day, as the time since 1970: the host's, unless whoever runs the machine has another one for it.
     fn wall_clock(&self) -> Duration {

@@ -18,6 +18,7 @@ pub enum Seen {
     Shutdown,
     Panicked,
     CrashLoaded,
+    Released(String),
 }
 
 #[derive(Default)]
@@ -62,6 +63,10 @@ impl MachineEvents for Surroundings {
 
     fn guest_crash_loaded(&self) {
         self.seen.lock().push(Seen::CrashLoaded);
+    }
+
+    fn device_released(&self, device: &Arc<Object>) {
+        self.seen.lock().push(Seen::Released(device.path()));
     }
 
     fn wall_clock(&self) -> Duration {

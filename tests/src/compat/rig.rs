@@ -136,6 +136,10 @@ impl MachineEvents for World {
         self.see(Seen::Asked("crash kernel".to_owned()));
     }
 
+    fn device_released(&self, device: &Arc<Object>) {
+        self.see(Seen::Asked(format!("to take off {}", device.path())));
+    }
+
     fn wall_clock(&self) -> Duration {
         BEGINNING + Duration::from_nanos(self.outside.lock().now)
     }

@@ -150,13 +150,8 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
         Event::GuestPanicked => ("GUEST_PANICKED", Some(json!({ "action": "poweroff" }))),
         Event::GuestCrashLoaded => ("GUEST_CRASHLOADED", Some(json!({ "action": "run" }))),
         Event::CannotGoOn { why } => ("GUEST_PANICKED", Some(json!({ "action": "pause", "x-tern-why": why }))),
-        Event::DeviceDeleted { device, path } => {
-            let mut data = json!({ "path": path });
-            if let Some(device) = device {
-                data["device"] = device.as_str().into();
-            }
-            ("DEVICE_DELETED", Some(data))
-        }
+        Event::DeviceDeleted { device, path } => ("DEVICE_DELETED", Some(of_device(device.as_deref(), path))),
+        Event::DeviceStays { device, path } => ("DEVICE_UNPLUG_GUEST_ERROR", Some(of_device(device.as_deref(), path))),
         Event::Migration(account) => {
             let mut data = json!({ "status": account.status.qmp_name() });
             if let Some(JobId(job)) = account.job {
@@ -184,6 +179,14 @@ pub(super) fn event(event: &Event, at: SystemTime) -> Option<Vec<u8>> {
     let timestamp = json!({ "seconds": at.as_secs(), "microseconds": at.subsec_micros() });
     message.insert("timestamp".into(), timestamp);
     Some(encode(&Value::Object(message)))
+}
+
+fn of_device(id: Option<&str>, path: &str) -> Value {
+    let mut data = json!({ "path": path });
+    if let Some(id) = id {
+        data["device"] = id.into();
+    }
+    data
 }
 
 /// One line of ASCII, ended as QMP ends lines.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use hw::core::{DeviceClass, DeviceName, HotplugError, NewDevice, Unplugged, unplug_device};
+use hw::core::{DeviceClass, DeviceName, HotplugError, NewDevice, Unplugged, finish_unplug, unplug_device};
 use migration::vm::{PreflightReport, Property, Recipe, Setting, UserObject};
 use thiserror::Error;
 use vmstate::qom::{
@@ -106,12 +106,28 @@ impl Vm {
         let device = device.ok_or_else(|| ChangeError::NoDevice(id.to_owned()))?;
         let path = device.path();
         if unplug_device(&device)? == Unplugged::Gone {
-            let device = path
-                .strip_prefix(PERIPHERAL)
-                .map(|id| id.trim_start_matches('/').to_owned());
-            self.status.events.publish(&Event::DeviceDeleted { device, path });
+            self.device_is_gone(path);
         }
         Ok(())
+    }
+
+    /// Takes the devices off that the guest has let go of. The lifecycle's lock is held.
+    pub(super) fn finish_unplugs(&self) {
+        for device in self.requests.take_released() {
+            let path = device.path();
+            match finish_unplug(&device) {
+                Ok(()) => self.device_is_gone(path),
+                Err(_) => {
+                    let device = id_of(&path);
+                    self.status.events.publish(&Event::DeviceStays { device, path });
+                }
+            }
+        }
+    }
+
+    fn device_is_gone(&self, path: String) {
+        let device = id_of(&path);
+        self.status.events.publish(&Event::DeviceDeleted { device, path });
     }
 
     /// Sets a property of an object of the tree, of one in use where that can be; the VM has it wherever it goes.
@@ -171,6 +187,12 @@ impl Vm {
             ..self.recipe.clone()
         }
     }
+}
+
+/// The id that its user gave a device.
+fn id_of(path: &str) -> Option<String> {
+    let id = path.strip_prefix(PERIPHERAL)?.strip_prefix('/')?;
+    Some(id.to_owned())
 }
 
 /// What users have changed of a VM since it was built, by the paths of objects.

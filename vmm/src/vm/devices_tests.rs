@@ -1,18 +1,29 @@
 //! What users add to a VM and set of it is what it has elsewhere, whatever the other side's defaults are.
 
+use hw::core::{HotplugHandlerClass, MachineEvents as _};
+use hw::i386::microvm::MicroVm11;
 use migration::snapshot::{SaveOptions, Snapshot, save};
 use migration::vm::{DestinationFactory as _, Offer, Property, RamSource, Setting, UserObject};
-use vmstate::qom::{Config, Object, ObjectPart as _, PropertyValue};
+use parking_lot::Mutex;
+use vmstate::qom::{Class, Config, Object, ObjectPart as _, PropertyValue};
 
 use super::*;
+use crate::control::{Event, EventSink};
 use crate::test_support::TempDir;
 
 fn vm() -> Arc<Vm> {
-    let host = Host::without_processors(TypeTable::gathered().expect("sound types"));
-    let spec = VmSpec {
+    vm_of(TypeTable::gathered().expect("sound types"), None)
+}
+
+fn vm_of(types: Arc<TypeTable>, machine: Option<&str>) -> Arc<Vm> {
+    let host = Host::without_processors(types);
+    let mut spec = VmSpec {
         memory: 8 << 20,
         ..VmSpec::new("test", "")
     };
+    if let Some(machine) = machine {
+        machine.clone_into(&mut spec.machine);
+    }
     let vm = Vm::create(&host, &spec, Arc::default()).expect("made");
     vm.start().expect("runs");
     vm
@@ -141,6 +152,94 @@ fn devices_without_an_id_keep_their_numbers_and_what_is_gone_stays_so() {
     add("tern-testdev", Some("box")).expect("added");
     vm.delete_device("box").expect("it goes");
     assert_eq!(vm.recipe_now().objects, []);
+}
+
+/// A machine whose guest has to be asked before a device goes, and that takes off all devices but the one called `kept`.
+#[derive(Object)]
+#[object(name = "microvm-asking", parent = MicroVm11, stateless, unregistered, class_init = asks_first)]
+struct AsksFirst {}
+
+fn asks_first(class: &mut Class) {
+    let data = class.data_mut::<HotplugHandlerClass>().expect("of the interface");
+    data.unplug_request = Some(|_, _| Ok(()));
+    data.unplug = Some(|_, device| match device.name().as_str() {
+        "kept" => Err("it stays".to_owned()),
+        _ => Ok(()),
+    });
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl EventSink for Heard {
+    fn event(&self, event: &Event) {
+        self.0.lock().push(event.clone());
+    }
+}
+
+#[test]
+fn a_device_that_the_guest_was_asked_for_goes_when_it_has_let_go() {
+    let types = TypeTable::gathered().expect("sound types");
+    let of_every_table = ["object", "container", "user-creatable"];
+    let infos = types.infos().filter(|info| !of_every_table.contains(&info.name));
+    let types = TypeTable::build(infos.chain([AsksFirst::type_info()])).expect("sound types");
+    let vm = vm_of(types, Some("microvm-asking"));
+    let heard = Arc::<Heard>::default();
+    vm.status().events.subscribe(heard.clone());
+    let add = |id| vm.add_device("tern-testdev", Some(id), Vec::new()).expect("added");
+    let release = |id: &str| {
+        let device = vm
+            .root()
+            .resolve(&format!("/machine/peripheral/{id}"))
+            .expect("it is there");
+        vm.requests.device_released(&device);
+    };
+    let left = || {
+        vm.recipe_now()
+            .objects
+            .into_iter()
+            .map(|object| object.path)
+            .collect::<Vec<_>>()
+    };
+    add("box");
+    vm.delete_device("box").expect("the guest is asked");
+    assert_eq!(
+        left(),
+        ["/machine/peripheral/box"],
+        "it is there until the guest lets go"
+    );
+    release("box");
+    vm.serve_request();
+    assert_eq!(left(), [""; 0]);
+
+    // What the guest did up to its last instruction before a pause has been done when it stands still.
+    add("late");
+    vm.delete_device("late").expect("the guest is asked");
+    release("late");
+    vm.stop().expect("stops");
+    assert_eq!(left(), [""; 0]);
+    vm.cont().expect("goes on");
+
+    add("kept");
+    vm.delete_device("kept").expect("the guest is asked");
+    release("kept");
+    vm.serve_request();
+    assert_eq!(left(), ["/machine/peripheral/kept"]);
+    let told = |id: &str| (Some(id.to_owned()), format!("/machine/peripheral/{id}"));
+    let of_devices: Vec<_> = heard
+        .0
+        .lock()
+        .iter()
+        .filter_map(|event| match event {
+            Event::DeviceDeleted { device, path } => Some((true, (device.clone(), path.clone()))),
+            Event::DeviceStays { device, path } => Some((false, (device.clone(), path.clone()))),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        of_devices,
+        [(true, told("box")), (true, told("late")), (false, told("kept"))]
+    );
 }
 
 /// An object with a property that can be set while the object is in use, which none of this release has.

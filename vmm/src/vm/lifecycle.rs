@@ -209,6 +209,7 @@ impl Vm {
             // It stands until the guest goes on.
             return;
         }
+        self.finish_unplugs();
         match self.requests.take() {
             None => {}
             Some(Request::Reset(by)) => {
@@ -228,6 +229,7 @@ impl Vm {
     /// served first: nothing stands while the guest stands still, and none of it is lost with a state that is taken.
     fn pause_guest(&self) -> Result<(), LifecycleError> {
         self.pause_vcpus()?;
+        self.finish_unplugs();
         match self.requests.take() {
             None => return Ok(()),
             Some(Request::Reset(by)) => return self.reset_paused(ShutdownReason::GuestReset, &by),

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use hw::core::MachineEvents;
 use parking_lot::Mutex;
+use vmstate::qom::Object;
 
 use super::{Runner, Vm};
 use crate::accel::{VcpuEvent, VcpuEvents};
@@ -24,11 +25,13 @@ pub(super) enum Request {
     Crash(String),
 }
 
-/// The requests of one VM. The first that is not yet served stands; what a guest asks for after it does not count.
+/// The requests of one VM. The first that is not yet served stands; what a guest asks for after it does not count. Each device that
+/// it lets go of does.
 pub(super) struct Requests {
     runner: Arc<dyn Runner>,
     vm: OnceLock<Weak<Vm>>,
     pending: Mutex<Option<Request>>,
+    released: Mutex<Vec<Weak<Object>>>,
 }
 
 impl Requests {
@@ -37,6 +40,7 @@ impl Requests {
             runner,
             vm: OnceLock::new(),
             pending: Mutex::new(None),
+            released: Mutex::default(),
         })
     }
 
@@ -50,6 +54,12 @@ impl Requests {
         self.pending.lock().take()
     }
 
+    /// The devices that the guest has let go of, which are then nobody's to take off but the caller's.
+    pub(super) fn take_released(&self) -> Vec<Arc<Object>> {
+        let released = std::mem::take(&mut *self.released.lock());
+        released.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn note(&self, request: Request) {
         {
             let mut pending = self.pending.lock();
@@ -61,9 +71,9 @@ impl Requests {
         self.wake();
     }
 
-    /// Has the standing request served soon, if there is one.
+    /// Has what the guest asked for served soon, if there is anything.
     pub(super) fn wake(&self) {
-        if self.pending.lock().is_none() {
+        if self.pending.lock().is_none() && self.released.lock().is_empty() {
             return;
         }
         if let Some(vm) = self.vm.get().cloned() {
@@ -91,6 +101,11 @@ impl MachineEvents for Requests {
 
     fn guest_panicked(&self) {
         self.note(Request::Panic);
+    }
+
+    fn device_released(&self, device: &Arc<Object>) {
+        self.released.lock().push(Arc::downgrade(device));
+        self.wake();
     }
 
     fn guest_crash_loaded(&self) {

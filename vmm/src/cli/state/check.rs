@@ -15,7 +15,7 @@ use crate::cli::{error::CliError, exit::Exit, messages::Messages};
 ///
 /// OLD and NEW are files that "vm state schema --json" wrote, or snapshots. Of a snapshot the values count: what loads only under
 /// a condition is decided. The exit status is 1 if something does not load, whatever its value is, or if a field has another default:
-/// what was saved before the field was there is something else then.
+/// what was saved without it is something else then.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Example:
