@@ -6,7 +6,8 @@ use std::fmt;
 use parking_lot::Mutex;
 
 use super::{Object, ObjectPart};
-use crate::state::{HookError, Schema, StateError, StateHooks, StructValue, SubsectionSchema, VmState};
+use crate::state::without::{lacking_in, without};
+use crate::state::{HookError, Schema, StateError, StateHooks, StructValue, VmState};
 
 /// Puts a state that was checked into an object. It cannot fail: that is what the checking was for.
 pub type Install = Box<dyn FnOnce(&Object) + Send>;
@@ -117,20 +118,7 @@ impl StateBinding {
     /// configured.
     #[must_use]
     pub fn schema_of(&self, object: &Object) -> Cow<'static, Schema> {
-        let schema = self.schema();
-        let lacks = |subsection: &SubsectionSchema| {
-            subsection.optional && !(self.hooks.has_subsection)(object, &subsection.name)
-        };
-        if !schema.subsections.iter().any(lacks) {
-            return Cow::Borrowed(schema);
-        }
-        let mut description = schema.clone().into_description();
-        description.subsections.retain(|subsection| !lacks(subsection));
-        Cow::Owned(
-            description
-                .check()
-                .expect("a description without one of its parts is still one"),
-        )
+        without(self.schema(), &|path| !(self.hooks.has_subsection)(object, path))
     }
 
     /// Takes the state out; the object stays as it is. No hook runs.
@@ -154,14 +142,10 @@ impl StateBinding {
     /// Takes the state out, and refuses to leave anything behind that the configuration of the object has no place for.
     fn take_described(&self, object: &Object) -> Result<StructValue, HookError> {
         let value = self.take(object);
-        let lacking = value.subsections().find(|(name, _)| {
-            let optional = self
-                .schema()
-                .subsection(name)
-                .is_some_and(|subsection| subsection.optional);
-            optional && !(self.hooks.has_subsection)(object, name)
+        let lacking = lacking_in(self.schema(), &value, &|path| {
+            !(self.hooks.has_subsection)(object, path)
         });
-        match lacking.map(|(name, _)| name.clone()) {
+        match lacking {
             None => Ok(value),
             Some(name) => Err(HookError::new(format!(
                 "its subsection `{name}` is in use, and this version of the machine does not have it"

@@ -122,9 +122,10 @@ pub trait StateHooks {
 
     /// Whether this object, as it is configured, has the optional subsection of that name at all. What a machine version
     /// does not have is switched off by a property that its compatibility properties set, and is neither described nor
-    /// sent nor taken then. The answer does not change once the object is realized.
-    fn has_subsection(&self, name: &str) -> bool {
-        let _ = name;
+    /// sent nor taken then. The answer does not change once the object is realized. One that is within a field or another
+    /// subsection is called as these lead to it: `channels.fifo`, for all elements of a run alike.
+    fn has_subsection(&self, path: &str) -> bool {
+        let _ = path;
         true
     }
 

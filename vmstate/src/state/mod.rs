@@ -42,6 +42,7 @@ mod testing;
 mod value;
 mod verdict;
 mod wire_type;
+pub(crate) mod without;
 
 pub use adapt::{AdaptError, Refusal, adapt};
 pub use bitmap::Bitmap;

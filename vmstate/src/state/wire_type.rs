@@ -140,6 +140,14 @@ impl WireType {
         }
     }
 
+    pub(super) fn nested_mut(&mut self) -> Option<&mut Schema> {
+        match self {
+            Self::Array { of, .. } | Self::Seq { of, .. } | Self::Map { of, .. } | Self::Option(of) => of.nested_mut(),
+            Self::Struct(schema) => Some(schema),
+            _ => None,
+        }
+    }
+
     /// Whether a value of this type is an integer.
     pub(super) fn is_integer(&self) -> bool {
         matches!(
