@@ -1,19 +1,30 @@
-//! What a guest sees of each machine of each release (`tests/compat/RELEASE/machine-MACHINE.json`) is what it sees of it today.
+//! What a guest sees of each machine and each CPU model of each release (`tests/compat/RELEASE/machine-MACHINE.json` and
+//! `cpu-models.json`) is what it sees of it today.
 //!
 //! A machine version is a promise to guests: it never changes once it is released. What is new comes with a new version, and
 //! the older ones switch it off in their `compat`.
 
 use std::fs;
+use std::path::Path;
 
+use hw::i386::cpu_model::CPU_MODELS;
 use migration::snapshot::inspect;
 use migration::vm::{DestinationFactory, Offer};
 use serde_json::{Value, json};
 use tern_tests::compat::corpus::{self, Golden};
-use tern_tests::compat::machine::{shape, shape_file};
+use tern_tests::compat::machine::{CPU_MODELS_FILE, cpu_models, shape, shape_file};
 use tern_tests::compat::releases::Releases;
-use tern_tests::compat::shape::changes;
+use tern_tests::compat::shape::{changes, model_changes};
 use tern_tests::machine::Site;
 use tern_tests::process::Scratch;
+
+/// Releases that have kept no CPU models but those in the shapes of their machines. There will be no more of them.
+const WITHOUT_MODELS: [&str; 1] = ["0.1.0-rc.1"];
+
+fn read(file: &Path) -> Value {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
 
 /// Machines of releases: release, machine and its shape then.
 fn released() -> Vec<(String, String, Value)> {
@@ -22,9 +33,7 @@ fn released() -> Vec<(String, String, Value)> {
     for release in releases.iter() {
         assert!(!release.machines.is_empty(), "{} has no machine", release.version);
         for machine in &release.machines {
-            let file = releases.folder_of(release).join(shape_file(machine));
-            let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let shape = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            let shape = read(&releases.folder_of(release).join(shape_file(machine)));
             released.push((release.version.clone(), machine.clone(), shape));
         }
     }
@@ -43,6 +52,62 @@ fn a_released_machine_is_for_guests_what_it_was() {
             changes.join("\n  ")
         );
     }
+}
+
+/// Those that came after the newest machine are in no machine's shape.
+#[test]
+fn a_released_cpu_model_is_for_guests_what_it_was() {
+    let releases = Releases::of_this_repository();
+    let today = cpu_models();
+    for release in releases.iter() {
+        if WITHOUT_MODELS.contains(&release.version.as_str()) {
+            continue;
+        }
+        let was = read(&releases.folder_of(release).join(CPU_MODELS_FILE));
+        assert!(
+            was["x86-64-v1-1"].is_object(),
+            "{} has hardly any model",
+            release.version
+        );
+        let changes = model_changes(&was, &today);
+        assert!(
+            changes.is_empty(),
+            "a CPU model is not what it was in {}:\n  {}\nIt is released, so it stays: what is better is a new version of the model",
+            release.version,
+            changes.join("\n  ")
+        );
+    }
+}
+
+#[test]
+fn the_next_release_keeps_every_cpu_model_and_a_change_of_one_is_named() {
+    let models = cpu_models();
+    for model in CPU_MODELS.iter().filter(|model| !model.is_tied_to_host()) {
+        let kept = &models[model.name];
+        assert_eq!(kept["since"], model.since.to_string(), "{}", model.name);
+        assert!(kept["cpuid"]["00000001.0"].is_string(), "{}", model.name);
+        assert!(kept["msrs"]["mtrr_def_type"].is_string(), "{}: {kept:#}", model.name);
+    }
+    assert_eq!(model_changes(&models, &models), [""; 0]);
+    for (pointer, new) in [
+        ("/EPYC-v1/since", json!("0.2")),
+        ("/EPYC-v1/cpuid/00000007.0", json!("0 0 0 0")),
+        ("/EPYC-v1/cpuid/0000000d.0", Value::Null),
+        ("/EPYC-v1/msrs/mtrr_def_type", json!("0x1")),
+    ] {
+        let (changed, was) = changed(&models, pointer, new);
+        let found = model_changes(&models, &changed);
+        let place = pointer.replace('/', ".");
+        assert_eq!(found.len(), 1, "{pointer}: {found:?}");
+        assert!(found[0].starts_with(&format!("{place}: was {was}, is ")), "{found:?}");
+    }
+    let mut fewer = models.clone();
+    fewer
+        .as_object_mut()
+        .and_then(|models| models.remove("EPYC-v1"))
+        .expect("a model");
+    assert_eq!(model_changes(&models, &fewer), [".EPYC-v1: it is gone"]);
+    assert_eq!(model_changes(&fewer, &models), [""; 0], "a new model changes none");
 }
 
 #[test]
@@ -168,8 +233,7 @@ fn a_machine_at_each_of_its_limits_is_taken_and_one_beyond_is_not() {
         let goldens = Golden::all(&releases.folder_of(release).join(corpus::FOLDER)).expect("a corpus");
         for golden in goldens.iter().filter(|golden| golden.variant == "reset") {
             let today = shape(&golden.machine);
-            let file = releases.folder_of(release).join(shape_file(&golden.machine));
-            let was: Value = serde_json::from_str(&fs::read_to_string(file).expect("a shape")).expect("JSON");
+            let was = read(&releases.folder_of(release).join(shape_file(&golden.machine)));
             let limits = was.get("limits").unwrap_or(&today["limits"]);
             let limit = |pointer: &str| limits.pointer(pointer).and_then(Value::as_u64).expect("a number");
             let snapshot = inspect(&golden.unpack(&scratch)).expect("a snapshot");

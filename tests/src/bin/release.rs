@@ -63,6 +63,8 @@ fn release(version: &str, commit: &str) -> Result<(), String> {
         let file = partial.path().join(machine::shape_file(machine));
         fs::write(file, format!("{:#}\n", machine::shape(machine))).map_err(failed)?;
     }
+    let file = partial.path().join(machine::CPU_MODELS_FILE);
+    fs::write(file, format!("{:#}\n", machine::cpu_models())).map_err(failed)?;
     corpus::make(&partial.path().join(corpus::FOLDER), true);
     let mut states = 0;
     for machine in &machines {

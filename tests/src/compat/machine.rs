@@ -128,3 +128,16 @@ pub fn shape(name: &str) -> Value {
 pub fn shape_file(machine: &str) -> String {
     format!("machine-{machine}.json")
 }
+
+/// The file in a release's folder that has all CPU models that are the same on every host.
+pub const CPU_MODELS_FILE: &str = "cpu-models.json";
+
+/// What a guest is told by each of those today.
+///
+/// # Panics
+///
+/// If this program cannot give one of them.
+#[must_use]
+pub fn cpu_models() -> Value {
+    vmm::vm::cpu_models(&types()).expect("they can be given")
+}

@@ -1,4 +1,4 @@
-//! What of the shape of a released machine may change, and what may not.
+//! What of the shape of a released machine or CPU model may change, and what may not.
 
 use serde_json::{Map, Value};
 
@@ -15,6 +15,19 @@ pub fn changes(was: &Value, is: &Value) -> Vec<String> {
             "state" => differences(&place, was, &with_fields_of(was, is), &mut found),
             "limits" | "settable" | "addable" => losses(&place, was, is, &mut found),
             _ => differences(&place, was, is, &mut found),
+        }
+    }
+    found
+}
+
+/// Where a CPU model is not what it was. None goes, and each has for ever what a guest is told by it; what is new does not matter.
+#[must_use]
+pub fn model_changes(was: &Value, is: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for (model, was) in was.as_object().into_iter().flatten() {
+        match is.get(model) {
+            None => found.push(format!(".{model}: it is gone")),
+            Some(is) => differences(&format!(".{model}"), was, is, &mut found),
         }
     }
     found

@@ -37,7 +37,7 @@ pub use assemble::{CreateError, VmSpec};
 pub use devices::{ChangeError, Properties};
 pub use factory::{Arrival, Arrivals, Factory};
 pub use lifecycle::LifecycleError;
-pub use shape::shape;
+pub use shape::{cpu_models, shape};
 
 use std::sync::Arc;
 

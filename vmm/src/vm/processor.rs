@@ -15,7 +15,12 @@ pub(super) fn table(
     spec: &CpuSpec,
     cpus: u32,
 ) -> Result<CpuidTable, CreateError> {
-    let made = HostFeatures::of(accelerator, &host.hidden_features)?.table(spec, cpus);
+    whole_table(&HostFeatures::of(accelerator, &host.hidden_features)?, spec, cpus)
+}
+
+/// The table of a processor, where the host has all of it.
+pub(super) fn whole_table(host: &HostFeatures, spec: &CpuSpec, cpus: u32) -> Result<CpuidTable, CreateError> {
+    let made = host.table(spec, cpus);
     if made.missing.is_empty() {
         return Ok(made.table);
     }

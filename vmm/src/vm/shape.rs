@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hw::core::{DeviceClass, HotplugError, MachineClass, Release};
-use hw::i386::cpu_model::{CPU_MODELS, CpuSpec};
+use hw::i386::cpu_model::{CPU_MODELS, CpuModel, CpuSpec};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::microvm::layout;
+use hw::i386::msr;
 use hw::memory::{AddressSpace, RamBlock};
 use migration::vm::SourceVm;
 use serde_json::{Map, Value, json};
@@ -14,6 +15,7 @@ use vmstate::qom::{Class, PropertyKind, TypeTable, UserCreatable};
 use vmstate::state::Schema;
 
 use super::{CreateError, Host, Vm, VmSpec, describe, processor};
+use crate::accel::HostFeatures;
 
 /// So many vCPUs, and so much memory that some of it lies above the hole below 4 GiB.
 const CPUS: u32 = 2;
@@ -62,8 +64,41 @@ pub fn shape(types: &Arc<TypeTable>, machine: &str, since: Release) -> Result<Va
             (format!("{} ({})", section.path, section.description), state(&section.schema))
         }).collect::<Map<_, _>>(),
         "tables": tables(vm.board().ram())?,
-        "cpuid": processors(&host, &vm, since)?,
+        "cpuid": tables_of(types, fixed_models().filter(|model| model.since <= since))?
+            .map(|(model, table)| (model.name.to_owned(), rows(&table).into()))
+            .collect::<Map<_, _>>(),
     }))
+}
+
+/// What a guest with two vCPUs is told by each CPU model that is the same on every host, those that are newer than any machine
+/// among them: by its name,
+///
+/// | member | what |
+/// | --- | --- |
+/// | `since` | the release that brought it |
+/// | `cpuid` | rows by leaf and subleaf |
+/// | `msrs` | the numbers of the registers that its features bring with them, by name |
+///
+/// Nothing of it depends on the host.
+///
+/// # Errors
+///
+/// A model has a feature that this program cannot give.
+pub fn cpu_models(types: &Arc<TypeTable>) -> Result<Value, CreateError> {
+    shapes_of(types, fixed_models())
+}
+
+fn shapes_of(types: &Arc<TypeTable>, models: impl Iterator<Item = &'static CpuModel>) -> Result<Value, CreateError> {
+    let shapes = tables_of(types, models)?.map(|(model, table)| {
+        let msrs = msr::rows_for(&table).map(|row| (row.name.to_owned(), format!("{:#x}", row.index).into()));
+        let shape = json!({
+            "since": model.since.to_string(),
+            "cpuid": rows(&table),
+            "msrs": msrs.collect::<Map<_, _>>(),
+        });
+        (model.name.to_owned(), shape)
+    });
+    Ok(shapes.collect::<Map<_, _>>().into())
 }
 
 fn limits(machine: &Class) -> Value {
@@ -196,15 +231,22 @@ fn tables(ram: &RamBlock) -> Result<Map<String, Value>, CreateError> {
     Ok(rows)
 }
 
-fn processors(host: &Host, vm: &Vm, since: Release) -> Result<Map<String, Value>, CreateError> {
-    let mut processors = Map::new();
-    let fixed = CPU_MODELS.iter().filter(|model| !model.is_tied_to_host());
-    for model in fixed.filter(|model| model.since <= since) {
-        let spec: CpuSpec = model.name.parse()?;
-        let table = processor::table(host, vm.accelerator().as_ref(), &spec, CPUS)?;
-        processors.insert(model.name.to_owned(), rows(&table).into());
-    }
-    Ok(processors)
+/// The models that are the same on every host.
+fn fixed_models() -> impl Iterator<Item = &'static CpuModel> {
+    CPU_MODELS.iter().filter(|model| !model.is_tied_to_host())
+}
+
+/// What each model comes to on a host that has everything.
+fn tables_of(
+    types: &Arc<TypeTable>,
+    models: impl Iterator<Item = &'static CpuModel>,
+) -> Result<impl Iterator<Item = (&'static CpuModel, CpuidTable)>, CreateError> {
+    let host = HostFeatures::ask("qtest", types, &[])?;
+    let tables = models.map(|model| {
+        let table = processor::whole_table(&host, &CpuSpec::new(model, [])?, CPUS)?;
+        Ok((model, table))
+    });
+    Ok(tables.collect::<Result<Vec<_>, CreateError>>()?.into_iter())
 }
 
 fn rows(table: &CpuidTable) -> Map<String, Value> {
@@ -223,6 +265,7 @@ fn rows(table: &CpuidTable) -> Map<String, Value> {
 mod tests {
     use super::*;
     use hw::core::MachineType;
+    use std::sync::LazyLock;
 
     #[test]
     fn what_a_property_takes_is_shown_for_every_kind() {
@@ -291,5 +334,27 @@ mod tests {
                 "0000000b 00000000 00000000 00000000"
             );
         }
+    }
+
+    #[test]
+    fn a_cpu_model_is_shown_however_much_newer_it_is_than_the_machines() {
+        static NEW: LazyLock<CpuModel> = LazyLock::new(|| CpuModel {
+            name: "new-v1",
+            since: Release { major: 9, minor: 9 },
+            ..*CpuModel::named("x86-64-v1-1").expect("a model")
+        });
+        let types = TypeTable::gathered().expect("sound types");
+        let shapes = shapes_of(&types, fixed_models().chain([&*NEW])).expect("they can be given");
+        assert_eq!(shapes["new-v1"]["since"], "9.9");
+        assert_eq!(shapes["new-v1"]["cpuid"], shapes["x86-64-v1-1"]["cpuid"]);
+        assert_eq!(shapes["new-v1"]["msrs"]["kvm_system_time"], "0x4b564d01", "{shapes:#}");
+        assert!(shapes["x86-64-v1-1"]["msrs"]["spec_ctrl"].is_null());
+        let all = cpu_models(&types).expect("they can be given");
+        let all: Vec<_> = all.as_object().into_iter().flat_map(Map::keys).collect();
+        assert_eq!(all.len(), fixed_models().count());
+        assert!(
+            fixed_models().all(|model| all.contains(&&model.name.to_owned())),
+            "{all:?}"
+        );
     }
 }
