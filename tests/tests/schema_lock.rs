@@ -1,12 +1,10 @@
 //! What was released is held against this program: nothing of it has changed, and state goes there and comes from there.
 
-use std::process::Command;
-
 use serde_json::json;
 use tern_tests::compat::lock::{Break, Direction, OneWay, SchemaFile, breaks};
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::{Releases, ever_listed};
-use tern_tests::compat::versions::{Missing, in_history};
+use tern_tests::compat::versions::{Missing, history_of_the_list, in_history};
 use tern_tests::kvm::not_run;
 use vmstate::qom::sections::{Move, SectionSchema};
 use vmstate::state::{Description, FieldSchema, SubsectionSchema, Value, WireType};
@@ -40,16 +38,12 @@ fn nothing_that_was_released_has_changed_since() {
 /// The list itself cannot show that it has become shorter; its history can.
 #[test]
 fn no_release_is_ever_taken_off_the_list() {
-    let log = Command::new("git")
-        .args(["log", "--format=", "--patch", "--", "compat/releases.toml"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output();
-    let Some(log) = log.ok().filter(|log| log.status.success()) else {
-        not_run("no_release_is_ever_taken_off_the_list", "there is no git history here");
-        return;
+    let log = match history_of_the_list() {
+        Ok(log) => log,
+        Err(why) => return not_run("no_release_is_ever_taken_off_the_list", &why),
     };
     let releases = Releases::of_this_repository();
-    for (version, commit, sums) in ever_listed(&String::from_utf8_lossy(&log.stdout)) {
+    for (version, commit, sums) in ever_listed(&log) {
         let is_listed = releases
             .iter()
             .any(|release| release.version == version && release.commit == commit && release.sums == sums);

@@ -192,10 +192,7 @@ pub fn in_history(release: &Release) -> Result<(), Missing> {
 fn in_history_of(repository: &Path, release: &Release) -> Result<(), Missing> {
     let Release { version, commit, .. } = release;
     let git = |args: &[&str]| git_in(repository, args).ok();
-    let shallow = git(&["rev-parse", "--is-shallow-repository"]).filter(|output| output.status.success());
-    let Some(shallow) = shallow else {
-        return Err(Missing::History("there is no git history here".to_owned()));
-    };
+    let is_shallow = is_shallow(repository).map_err(Missing::History)?;
     let of_release = format!("{commit}^{{commit}}");
     let is_there = git(&["cat-file", "-e", &of_release]).is_some_and(|output| output.status.success());
     let is_ancestor = || {
@@ -205,7 +202,7 @@ fn in_history_of(repository: &Path, release: &Release) -> Result<(), Missing> {
     if is_there && is_ancestor() {
         return Ok(());
     }
-    if shallow.stdout.trim_ascii() == b"true" {
+    if is_shallow {
         return Err(Missing::History(format!(
             "the history here does not reach to {commit}, of which {version} was made; \"git fetch --unshallow\" brings it"
         )));
@@ -218,6 +215,42 @@ fn in_history_of(repository: &Path, release: &Release) -> Result<(), Missing> {
     Err(Missing::Commit(format!(
         "{version} was made of {commit}, which {what}: a release is made of a commit that stays (no rebase, no squash)"
     )))
+}
+
+/// Whether the history has been cut off somewhere.
+fn is_shallow(repository: &Path) -> Result<bool, String> {
+    let asked = git_in(repository, &["rev-parse", "--is-shallow-repository"]).ok();
+    let shallow = asked.filter(|output| output.status.success());
+    let shallow = shallow.ok_or("there is no git history here")?;
+    Ok(shallow.stdout.trim_ascii() == b"true")
+}
+
+/// Every change of the list of releases, as `git log --patch` tells it.
+///
+/// # Errors
+///
+/// The history does not have them all, and why: a copy without history, or a shallow one.
+pub fn history_of_the_list() -> Result<String, String> {
+    history_of_the_list_in(&root())
+}
+
+fn history_of_the_list_in(repository: &Path) -> Result<String, String> {
+    if is_shallow(repository)? {
+        return Err(
+            "the history here does not reach back to the first release, and what was taken off the list before it begins cannot be \
+             seen; \"git fetch --unshallow\" brings it"
+                .to_owned(),
+        );
+    }
+    let log = git_in(
+        repository,
+        &["log", "--format=", "--patch", "--", "tests/compat/releases.toml"],
+    );
+    let log = log.map_err(|error| format!("git log: {error}"))?;
+    if !log.status.success() {
+        return Err(format!("git log: {}", String::from_utf8_lossy(&log.stderr).trim_end()));
+    }
+    Ok(String::from_utf8_lossy(&log.stdout).into_owned())
 }
 
 /// Whether this program is made of something else than the release, which is in the history.
@@ -340,7 +373,15 @@ fn built(key: &str, make: impl FnOnce(&Path)) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// Commits nothing, with a message of its own, and returns the commit.
+    #[track_caller]
+    fn run_in(repository: &Path, args: &[&str]) {
+        assert!(
+            git_in(repository, args).expect("git starts").status.success(),
+            "{args:?}"
+        );
+    }
+
+    /// Commits what is staged, or nothing, with a message of its own, and returns the commit.
     fn commit(repository: &Path, message: &str) -> String {
         let identity = [
             "-c",
@@ -378,7 +419,7 @@ mod tests {
             in_history_of(&home.file("none"), &release(&"0".repeat(40))),
             Err(Missing::History(_))
         ));
-        let run = |args: &[&str]| assert!(git_in(&whole, args).expect("git starts").status.success(), "{args:?}");
+        let run = |args: &[&str]| run_in(&whole, args);
         run(&["init", "--quiet", "--initial-branch=main"]);
         let first = commit(&whole, "first");
         run(&["switch", "--quiet", "--create", "side"]);
@@ -405,5 +446,29 @@ mod tests {
             matches!(&error, Missing::History(said) if said.contains("unshallow")),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_history_that_is_cut_off_does_not_say_what_was_listed() {
+        let home = Scratch::new();
+        let whole = home.file("whole");
+        let list = whole.join("tests/compat/releases.toml");
+        fs::create_dir_all(list.parent().expect("a folder")).expect("a folder");
+        let none = history_of_the_list_in(&whole).expect_err("there is no repository");
+        assert_eq!(none, "there is no git history here");
+        run_in(&whole, &["init", "--quiet", "--initial-branch=main"]);
+        for version in ["0.1.0", "0.2.0"] {
+            fs::write(&list, format!("version = \"{version}\"\n")).expect("a list");
+            run_in(&whole, &["add", "."]);
+            commit(&whole, version);
+        }
+        let log = history_of_the_list_in(&whole).expect("it is whole");
+        for line in ["+version = \"0.1.0\"", "+version = \"0.2.0\"", "-version = \"0.1.0\""] {
+            assert!(log.lines().any(|found| found == line), "{line}: {log}");
+        }
+        let url = format!("file://{}", whole.display());
+        run_in(&whole, &["clone", "--quiet", "--depth=1", &url, "../shallow"]);
+        let cut = history_of_the_list_in(&home.file("shallow")).expect_err("its beginning is not there");
+        assert!(cut.contains("git fetch --unshallow"), "{cut}");
     }
 }
