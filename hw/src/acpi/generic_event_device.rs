@@ -12,6 +12,7 @@ use crate::core::{
     DeviceClass, DeviceImpl, DeviceInput, DeviceRegion, IrqLine, MachineEvents, Mapping, RealizeCtx, RealizeError,
     Realized, ResetKind,
 };
+use crate::intc::ioapic::LAST_PIN;
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
 /// Bytes of the event register.
@@ -61,7 +62,7 @@ pub struct GenericEventDevice {
         description = "address of the sleep and reset registers"
     )]
     registers_base: Config<u32>,
-    #[config(property, default = 9, max = 23, description = "its interrupt, which has a level")]
+    #[config(property, default = 9, max = LAST_PIN, description = "its interrupt, which has a level")]
     irq: Config<u32>,
     #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,

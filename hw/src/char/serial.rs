@@ -16,6 +16,7 @@ use crate::core::{
     CLOCK_INPUT, Clock, DeviceClass, DeviceImpl, DeviceInput, DeviceRegion, IrqLine, Mapping, RealizeCtx, RealizeError,
     Realized, ResetKind,
 };
+use crate::intc::ioapic::LAST_PIN;
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
 /// The crystal of a PC's serial port.
@@ -205,7 +206,7 @@ impl SerialState {
 pub struct Serial16550 {
     #[config(property, default = 0x3f8, description = "first of its eight I/O ports")]
     iobase: Config<u16>,
-    #[config(property, default = 4, max = 23, description = "interrupt input of the machine")]
+    #[config(property, default = 4, max = LAST_PIN, description = "interrupt input of the machine")]
     irq: Config<u32>,
     #[config(link, description = "where its bytes go")]
     chardev: Link<Chardev>,
@@ -646,8 +647,8 @@ mod tests {
         assert_eq!(last_level(&bench), Some(false));
         let object = bench.device.object();
         assert!(
-            object.set_property("irq", 24u32).is_err(),
-            "the machine has inputs 0 to 23"
+            object.set_property("irq", LAST_PIN + 1).is_err(),
+            "the machine has no such input"
         );
     }
 

@@ -14,6 +14,7 @@ use super::irq::IrqFd;
 use super::realize::{Mapping, RealizeCtx, RealizeError};
 use super::region::DeviceRegion;
 use super::reset::ResetKind;
+use crate::intc::ioapic::LAST_PIN;
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
 /// The offsets of the device's registers, of 32 bits each.
@@ -52,7 +53,7 @@ pub struct TestDev {
     mmio_base: Config<u64>,
     #[config(property, default = 0xe0, description = "its doorbell port")]
     iobase: Config<u16>,
-    #[config(property, default = 5, max = 23, description = "its interrupt")]
+    #[config(property, default = 5, max = LAST_PIN, description = "its interrupt")]
     irq: Config<u32>,
     #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,

@@ -4,8 +4,10 @@ use parking_lot::Mutex;
 use vmstate::qom::Object;
 use vmstate::state::VmState;
 
+/// The number of its last input; the first is 0.
+pub const LAST_PIN: u32 = 23;
 /// How many inputs it has.
-pub const PINS: usize = 24;
+pub const PINS: usize = LAST_PIN as usize + 1;
 /// Where it is in the machine; no software moves it.
 pub const BASE_ADDRESS: u64 = 0xfec0_0000;
 
