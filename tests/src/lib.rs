@@ -11,6 +11,7 @@
 
 pub mod binary;
 pub mod compat;
+pub mod elf;
 pub mod fuzz;
 pub mod guest;
 pub mod kvm;

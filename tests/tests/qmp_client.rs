@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use tern_tests::elf;
 use tern_tests::needs_kvm;
 use tern_tests::process::Scratch;
 
@@ -19,7 +20,7 @@ fn python() -> String {
     String::from_utf8_lossy(&made.stdout).trim_end().to_owned()
 }
 
-/// A kernel with one segment, at 1 MiB, and its 64-bit entry there: it writes to pvpanic what comes in at the serial port.
+/// A kernel that writes to pvpanic what comes in at the serial port.
 fn tells_pvpanic() -> Vec<u8> {
     const CODE: [u8; 19] = [
         0x66, 0xba, 0xfd, 0x03, // mov $0x3fd, %dx
@@ -32,20 +33,7 @@ fn tells_pvpanic() -> Vec<u8> {
         0xee, // out %al, %dx
         0xeb, 0xed, // jmp to the beginning
     ];
-    const ADDRESS: u64 = 1 << 20;
-    // ELF header, and one program header behind it (System V ABI, "Object Files").
-    let mut file = vec![0; 64];
-    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
-    file[24..32].copy_from_slice(&ADDRESS.to_le_bytes());
-    file[32..40].copy_from_slice(&64_u64.to_le_bytes());
-    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
-    file.extend([1_u32, 7].iter().flat_map(|word| word.to_le_bytes()));
-    for number in [120, ADDRESS, ADDRESS, 19, 19, 4096] {
-        file.extend(u64::to_le_bytes(number));
-    }
-    file.extend(CODE);
-    file
+    elf::kernel(&CODE)
 }
 
 #[test]

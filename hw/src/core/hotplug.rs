@@ -8,11 +8,12 @@ use std::sync::Arc;
 use thiserror::Error;
 use vmstate::qom::{
     AddChildError, AddPropertyError, Configuration, NewObjectError, Obj, Object, ObjectError, PropertyDefaults,
-    PropertyError, TypeTable, check_id,
+    PropertyError, check_id,
 };
 
+use super::AddedBy;
 use super::bus::{Bus, BusError};
-use super::device::{Device, device_class, realize_device, unrealize_device};
+use super::device::{Device, realize_device, unrealize_device};
 use super::realize::{RealizeCtx, RealizeError};
 
 /// What a handler of a bus says of a device: fine, or why not.
@@ -181,13 +182,10 @@ pub fn add_device(
 ) -> Result<Arc<Object>, HotplugError> {
     let types = machine.types();
     let class = types.class(new.type_name)?;
-    let hotpluggable = class
-        .data::<super::DeviceClass>()
-        .is_some_and(super::DeviceClass::is_hotpluggable);
-    if !hotpluggable || !class.is_concrete() {
+    if !AddedBy::DeviceAdd.adds(&class) {
         return Err(HotplugError::NotHotpluggable {
             type_name: new.type_name.to_owned(),
-            known: hotpluggable_types(types),
+            known: AddedBy::DeviceAdd.list(types),
         });
     }
     if let DeviceName::Id(id) = new.name {
@@ -237,7 +235,7 @@ pub fn unplug_device(device: &Arc<Object>) -> Result<Unplugged, HotplugError> {
         device: device.path(),
         reason,
     };
-    if !device_class(device).is_some_and(super::DeviceClass::is_hotpluggable) {
+    if !AddedBy::DeviceAdd.adds(device.class()) {
         return Err(stays(format!("a {} is there for good", device.type_name())));
     }
     let folder = device.parent();
@@ -280,23 +278,6 @@ fn take_away(device: &Obj<Device>) {
         bus.remove(device);
     }
     device.object().unparent();
-}
-
-fn hotpluggable_types(types: &TypeTable) -> String {
-    let can = |name: &&'static str| {
-        let class = types.class(name).ok().filter(|class| class.is_concrete());
-        class.is_some_and(|class| {
-            class
-                .data::<super::DeviceClass>()
-                .is_some_and(super::DeviceClass::is_hotpluggable)
-        })
-    };
-    let known: Vec<_> = types.names().filter(can).collect();
-    if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    }
 }
 
 #[cfg(test)]

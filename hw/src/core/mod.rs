@@ -7,6 +7,7 @@
 //! What does not live here: the devices themselves (`char`, `intc`, `timer`, `i386`) and the memory map (`memory`).
 
 mod accel_types;
+mod addable;
 mod bus;
 mod clock;
 mod device;
@@ -27,6 +28,7 @@ mod testdev;
 pub(crate) mod testing;
 
 pub use accel_types::AccelTypes;
+pub use addable::{AddedBy, addable_types};
 pub use bus::{Bus, BusClass, BusError, SYSTEM_BUS, SystemBus};
 pub use clock::{CLOCK_INPUT, Clock};
 pub use device::{

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use hw::core::{DeviceClass, MachineType};
+use hw::core::{AddedBy, MachineType, addable_types};
 use migration::vm::SourceVm;
 use serde_json::Value;
 use vmm::vm::{Vm, VmSpec};
 use vmstate::qom::sections::SectionSchema;
-use vmstate::qom::{PropertyValue, StateDecl, TypeTable, UserCreatable};
+use vmstate::qom::{PropertyValue, StateDecl, TypeTable};
 
+use crate::elf;
 use crate::machine::{Machine, Site};
 
 /// The least memory that a machine takes.
@@ -37,25 +38,12 @@ fn types() -> Arc<TypeTable> {
     TypeTable::gathered().expect("the types fit together")
 }
 
-/// An ELF file of the least size that a machine boots: one that stands still.
+/// A kernel that stands still.
 #[must_use]
 pub fn least_kernel() -> Vec<u8> {
     /// CLI, HLT, and back to it.
     const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfc];
-    const ENTRY: u64 = 1 << 20;
-    let headers = 64 + 56;
-    let mut file = vec![0; 64];
-    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
-    file[24..32].copy_from_slice(&ENTRY.to_le_bytes());
-    file[32..40].copy_from_slice(&64_u64.to_le_bytes());
-    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
-    file.extend([1_u32, 5].iter().flat_map(|word| word.to_le_bytes()));
-    for number in [headers, ENTRY, ENTRY, 4, 4, 4096_u64] {
-        file.extend(number.to_le_bytes());
-    }
-    file.extend(CODE);
-    file
+    elf::kernel(&CODE)
 }
 
 /// What has to be set of a device that has its default place on the machine already.
@@ -68,21 +56,18 @@ const ELSEWHERE: &[(&str, &[(&str, &str)])] = &[("serial16550", &[("iobase", "0x
 /// If something cannot be added.
 pub fn add_everything(vm: &Vm) {
     let types = types();
-    for name in types.names() {
-        let class = types.class(name).expect("the table has it");
-        if !class.is_concrete() {
-            continue;
-        }
-        if class.data::<DeviceClass>().is_some_and(DeviceClass::is_hotpluggable) {
-            let place = ELSEWHERE.iter().find(|(device, _)| *device == name);
-            let properties = place.into_iter().flat_map(|(_, properties)| *properties);
-            let properties = properties.map(|(name, value)| ((*name).to_owned(), PropertyValue::from(*value)));
-            let added = vm.add_device(name, Some(&format!("a-{name}")), properties.collect());
-            added.unwrap_or_else(|error| panic!("{name}: {error}"));
-        } else if class.is_a(UserCreatable::TYPE) {
-            let added = vm.add_object(name, &format!("a-{name}"), Vec::new());
-            added.unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
+    for (name, by) in addable_types(&types) {
+        let id = format!("a-{name}");
+        let added = match by {
+            AddedBy::DeviceAdd => {
+                let place = ELSEWHERE.iter().find(|(device, _)| *device == name);
+                let properties = place.into_iter().flat_map(|(_, properties)| *properties);
+                let properties = properties.map(|(name, value)| ((*name).to_owned(), PropertyValue::from(*value)));
+                vm.add_device(name, Some(&id), properties.collect())
+            }
+            AddedBy::ObjectAdd => vm.add_object(name, &id, Vec::new()),
+        };
+        added.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 

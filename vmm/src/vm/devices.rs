@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use hw::core::{DeviceClass, DeviceName, HotplugError, NewDevice, Unplugged, finish_unplug, unplug_device};
+use hw::core::{AddedBy, DeviceName, HotplugError, NewDevice, Unplugged, finish_unplug, unplug_device};
 use migration::vm::{PreflightReport, Property, Recipe, Setting, UserObject};
 use thiserror::Error;
 use vmstate::qom::{
-    Configuration, Object, PropertyError, PropertyValue, TypeTable, UserCreatable, UserObjectError, add_user_object,
+    Configuration, Object, PropertyError, PropertyValue, TypeTable, UserObjectError, add_user_object,
     delete_user_object,
 };
 
@@ -279,14 +279,11 @@ fn names(properties: &Properties) -> Vec<String> {
 /// Refuses what a recipe asks for that users cannot add here.
 pub(super) fn check_added(types: &TypeTable, recipe: &Recipe, report: &mut PreflightReport) {
     for added in &recipe.objects {
-        let class = types.class(&added.type_name).ok();
-        let can_be_made = class.is_some_and(|class| {
-            if DeviceName::of_path(&added.path).is_some() {
-                class.data::<DeviceClass>().is_some_and(DeviceClass::is_hotpluggable)
-            } else {
-                class.is_a(UserCreatable::TYPE)
-            }
-        });
+        let by = match DeviceName::of_path(&added.path) {
+            Some(_) => AddedBy::DeviceAdd,
+            None => AddedBy::ObjectAdd,
+        };
+        let can_be_made = types.class(&added.type_name).is_ok_and(|class| by.adds(&class));
         if !can_be_made {
             report.refuse(
                 &added.path,

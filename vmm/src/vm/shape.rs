@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hw::core::{DeviceClass, HotplugError, MachineClass, Release};
+use hw::core::{AddedBy, HotplugError, MachineClass, Release, addable_types};
 use hw::i386::cpu_model::{CPU_MODELS, CpuModel, CpuSpec};
 use hw::i386::cpuid::CpuidTable;
 use hw::i386::microvm::layout;
@@ -11,7 +11,7 @@ use hw::i386::msr;
 use hw::memory::{AddressSpace, RamBlock};
 use migration::vm::SourceVm;
 use serde_json::{Map, Value, json};
-use vmstate::qom::{Class, PropertyKind, TypeTable, UserCreatable};
+use vmstate::qom::{Class, PropertyKind, TypeTable};
 use vmstate::state::Schema;
 
 use super::{CreateError, Host, Vm, VmSpec, describe, processor};
@@ -50,7 +50,7 @@ pub fn shape(types: &Arc<TypeTable>, machine: &str, since: Release) -> Result<Va
         ..VmSpec::new("shape", "")
     };
     let vm = Vm::create(&host, &spec, Arc::default())?;
-    let addable = addable(types);
+    let addable: BTreeMap<_, _> = addable_types(types).collect();
     Ok(json!({
         "machine": machine,
         "since": since.to_string(),
@@ -109,22 +109,6 @@ fn limits(machine: &Class) -> Value {
     })
 }
 
-/// The types that users can add, and the command that does it.
-fn addable(types: &TypeTable) -> BTreeMap<&'static str, &'static str> {
-    let by = |class: &Class| {
-        let is_device = class.data::<DeviceClass>().is_some_and(DeviceClass::is_hotpluggable);
-        if is_device {
-            return Some("device_add");
-        }
-        class.is_a(UserCreatable::TYPE).then_some("object-add")
-    };
-    let concrete = types.names().filter_map(|name| Some((name, types.class(name).ok()?)));
-    concrete
-        .filter(|(_, class)| class.is_concrete())
-        .filter_map(|(name, class)| Some((name, by(&class)?)))
-        .collect()
-}
-
 /// The properties that a user can set, by type; types that have none are left out.
 fn settable(
     types: &TypeTable,
@@ -168,7 +152,7 @@ fn taken_by(kind: &PropertyKind) -> Value {
 }
 
 /// What the properties of an object are that a user adds to the machine and sets nothing of.
-fn defaults(vm: &Vm, addable: &BTreeMap<&'static str, &'static str>) -> Result<Map<String, Value>, CreateError> {
+fn defaults(vm: &Vm, addable: &BTreeMap<&'static str, AddedBy>) -> Result<Map<String, Value>, CreateError> {
     let mut all = Map::new();
     for (name, by) in addable {
         let made = vm.board().defaults().new_object(vm.root().types(), name);
@@ -177,7 +161,7 @@ fn defaults(vm: &Vm, addable: &BTreeMap<&'static str, &'static str>) -> Result<M
         let defaults: Map<_, Value> = defaults
             .map(|(property, value)| (property.name().to_owned(), value.to_string().into()))
             .collect();
-        all.insert((*name).to_owned(), json!({ "by": by, "defaults": defaults }));
+        all.insert((*name).to_owned(), json!({ "by": by.command(), "defaults": defaults }));
     }
     Ok(all)
 }
@@ -265,6 +249,7 @@ fn rows(table: &CpuidTable) -> Map<String, Value> {
 mod tests {
     use super::*;
     use hw::core::MachineType;
+    use hw::intc::ioapic::PINS;
     use std::sync::LazyLock;
 
     #[test]
@@ -311,6 +296,9 @@ mod tests {
                 })
             );
             let port = json!({ "type": "uint16", "least": 0, "most": 0xffff });
+            for device in ["serial16550", "tern-testdev", "acpi-ged"] {
+                assert_eq!(shape["settable"][device]["irq"]["most"], PINS - 1, "{device}");
+            }
             for device in ["serial16550", "tern-testdev", "i8042"] {
                 assert_eq!(shape["settable"][device]["iobase"], port, "{device}");
             }

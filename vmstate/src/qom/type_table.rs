@@ -111,6 +111,18 @@ impl TypeTable {
         self.types.keys().copied()
     }
 
+    /// The types whose class is `wanted`, sorted, for a message: `none` if there are none.
+    #[must_use]
+    pub fn list(&self, wanted: impl Fn(&Class) -> bool) -> String {
+        let is_wanted = |name: &&'static str| self.class(name).is_ok_and(|class| wanted(&class));
+        let wanted: Vec<_> = self.names().filter(is_wanted).collect();
+        if wanted.is_empty() {
+            "none".to_owned()
+        } else {
+            wanted.join(", ")
+        }
+    }
+
     /// The declarations of all types, sorted by name.
     pub fn infos(&self) -> impl Iterator<Item = &'static TypeInfo> + '_ {
         self.types.values().map(|entry| entry.info)

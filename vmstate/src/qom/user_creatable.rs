@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AddChildError, Configuration, NewObjectError, Object, ObjectError, PropertyDefaults, PropertyError, TypeTable,
-    check_id,
+    AddChildError, Class, Configuration, NewObjectError, Object, ObjectError, PropertyDefaults, PropertyError, check_id,
 };
 
 /// Where the objects of users are.
@@ -14,6 +13,14 @@ pub const USER_OBJECTS: &str = "objects";
 #[derive(Object)]
 #[object(name = "user-creatable", interface, class_data = UserCreatableClass, unregistered)]
 pub struct UserCreatable;
+
+impl UserCreatable {
+    /// Whether users can make objects of the class.
+    #[must_use]
+    pub fn can_be_made(class: &Class) -> bool {
+        class.is_concrete() && class.is_a(Self::TYPE)
+    }
+}
 
 /// What a virtual method of the interface says of an object: fine, or why not.
 type Answer = Result<(), String>;
@@ -99,10 +106,10 @@ pub fn add_user_object(
     check_id(id)?;
     let folder = root.child(USER_OBJECTS).ok_or(UserObjectError::NoFolder)?;
     let types = root.types();
-    if !types.class(type_name)?.is_a(UserCreatable::TYPE) {
+    if !UserCreatable::can_be_made(types.class(type_name)?.as_ref()) {
         return Err(UserObjectError::NotForUsers {
             type_name: type_name.to_owned(),
-            known: for_users(types),
+            known: types.list(UserCreatable::can_be_made),
         });
     }
     let object = defaults.new_object(types, type_name)?;
@@ -155,25 +162,10 @@ pub fn delete_user_object(root: &Object, id: &str) -> Result<(), UserObjectError
     Ok(())
 }
 
-/// The types that users can make, sorted.
-fn for_users(types: &TypeTable) -> String {
-    let can_be_made = |name: &&'static str| {
-        types
-            .class(name)
-            .is_ok_and(|class| class.is_concrete() && class.is_a(UserCreatable::TYPE))
-    };
-    let known: Vec<_> = types.names().filter(can_be_made).collect();
-    if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qom::{Class, Config, ObjectPart, PropertyValue};
+    use crate::qom::{Config, ObjectPart, PropertyValue, TypeTable};
 
     #[derive(Object)]
     #[object(name = "rng", stateless, unregistered, interfaces = [UserCreatable], class_init = class_init)]
