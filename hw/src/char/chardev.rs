@@ -22,14 +22,11 @@ pub struct Chardev {
 }
 
 fn properties() -> Vec<Property> {
-    vec![Property::read_only(
+    vec![Property::read_only_link(
         "user",
         "the device that uses it",
-        PropertyKind::Link("device"),
-        |object| {
-            let user = object.part::<Chardev>().and_then(Chardev::user);
-            PropertyValue::Link(user.map(|user| user.path()))
-        },
+        "device",
+        |object| object.part::<Chardev>().and_then(Chardev::user),
     )]
 }
 

@@ -42,15 +42,10 @@ fn properties() -> Vec<Property> {
         Property::read_only("hz", "its frequency; zero while it stands", frequency, |object| {
             PropertyValue::Uint(clock(object).hz())
         }),
-        Property::read_only(
-            "source",
-            "the clock that feeds it",
-            PropertyKind::Link(Clock::TYPE),
-            |object| {
-                let source = clock(object).source.lock().upgrade();
-                PropertyValue::Link(source.map(|source| source.object().path()))
-            },
-        ),
+        Property::read_only_link("source", "the clock that feeds it", Clock::TYPE, |object| {
+            let source = clock(object).source.lock().upgrade()?;
+            Some(Arc::clone(source.object()))
+        }),
     ]
 }
 

@@ -62,12 +62,10 @@ fn properties() -> Vec<Property> {
             PropertyKind::Bool,
             |device| PropertyValue::Bool(device.is_hotplugged()),
         ),
-        shown(
-            "parent-bus",
-            "the bus that it is plugged into",
-            PropertyKind::Link(Bus::TYPE),
-            |device| PropertyValue::Link(device.parent_bus().map(|bus| bus.object().path())),
-        ),
+        Property::read_only_link("parent-bus", "the bus that it is plugged into", Bus::TYPE, |object| {
+            let bus = object.part::<Device>().and_then(Device::parent_bus)?;
+            Some(Arc::clone(bus.object()))
+        }),
         shown("realized", "it is on the machine", PropertyKind::Bool, |device| {
             PropertyValue::Bool(device.is_realized())
         }),

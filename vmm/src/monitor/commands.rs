@@ -102,7 +102,7 @@ pub const COMMANDS: &[Command] = &[
         summary: "Add a device to the machine; further arguments are its properties.",
         arguments: &[required("driver", Kind::Str), optional("id", Kind::Str), PROPERTIES],
         run: |vm, arguments| {
-            let properties = arguments.properties(&["driver", "id"])?;
+            let properties = arguments.properties(&["driver", "id"]);
             done(vm.device_add(arguments.str("driver"), arguments.opt_str("id"), properties)?)
         },
     },
@@ -159,7 +159,7 @@ pub const COMMANDS: &[Command] = &[
         summary: "Make an object under /objects; further arguments are its properties.",
         arguments: &[required("qom-type", Kind::Str), required("id", Kind::Str), PROPERTIES],
         run: |vm, arguments| {
-            let properties = arguments.properties(&["qom-type", "id"])?;
+            let properties = arguments.properties(&["qom-type", "id"]);
             done(vm.object_add(arguments.str("qom-type"), arguments.str("id"), properties)?)
         },
     },
@@ -425,14 +425,11 @@ impl Arguments {
     }
 
     /// All that is none of `own`, as values of properties.
-    fn properties(&self, own: &[&str]) -> Result<Properties, QmpError> {
+    fn properties(&self, own: &[&str]) -> Properties {
         let further = self.0.iter().filter(|(name, _)| !own.contains(&name.as_str()));
-        let property = |(name, value): (&String, &Value)| {
-            let value = PropertyValue::try_from(value);
-            let value = value.map_err(|error| QmpError::generic(format!("Parameter '{name}': {error}")))?;
-            Ok((name.clone(), value))
-        };
-        further.map(property).collect()
+        further
+            .map(|(name, value)| (name.clone(), PropertyValue::from(value)))
+            .collect()
     }
 
     /// A required list.

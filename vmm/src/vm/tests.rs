@@ -543,6 +543,13 @@ fn the_folders_of_the_tree_hold_what_stands_behind_the_machine() {
     assert_eq!(value("/chardevs/console", "user"), leads_to("/machine/serial0"));
     assert_eq!(value("/machine/serial0", "chardev"), leads_to("/chardevs/console"));
     assert_eq!(value("/machine/serial0", "parent-bus"), leads_to("/machine/bus"));
+    for (through, object) in [
+        ("/machine/serial0/parent-bus", "/machine/bus"),
+        ("/chardevs/console/user/chardev", "/chardevs/console"),
+        ("/machine/pit/clk/source", "/machine/oscillator"),
+    ] {
+        assert_eq!(rig.vm.root().resolve(through).expect(through).path(), object);
+    }
     assert_eq!(value("/machine", "ram"), leads_to("/backend/ram"));
     assert_eq!(value("/machine/ram", "size"), PropertyValue::Uint(8 << 20));
     assert_eq!(value("/machine/pit/clk", "source"), leads_to("/machine/oscillator"));

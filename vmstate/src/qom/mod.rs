@@ -50,7 +50,7 @@ pub use own_property::AddPropertyError;
 pub use phase::{DECLARATIONS, Declaration, Phase};
 pub use property::{Property, PropertyInfo};
 pub use property_access::PropertyError;
-pub use property_value::{NotAPropertyValue, PropertyKind, PropertyValue};
+pub use property_value::{PropertyKind, PropertyValue};
 pub use resolve::ResolveError;
 pub use state_binding::{HookTable, Install, StateBinding, StateCell, StatePart};
 pub use tree::Container;

@@ -84,6 +84,26 @@ impl Property {
         )
     }
 
+    /// A link to an object of that type which the program makes, and which users only see and follow.
+    #[must_use]
+    pub fn read_only_link(
+        name: impl Into<Cow<'static, str>>,
+        description: &'static str,
+        target: &'static str,
+        get: impl Fn(&Object) -> Option<Arc<Object>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_access(
+            name,
+            description,
+            PropertyKind::Link(target),
+            None,
+            Access::Link {
+                get: Box::new(get),
+                set: None,
+            },
+        )
+    }
+
     /// The same, but it can be set while the object is in use.
     #[must_use]
     pub fn live(mut self) -> Self {

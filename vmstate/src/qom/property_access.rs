@@ -484,7 +484,7 @@ mod tests {
         ] {
             let (from_text, from_json) = (card(), card());
             from_text.set_property_str(name, text).expect("a good value");
-            let value = PropertyValue::try_from(&json).expect("a property's");
+            let value = PropertyValue::from(&json);
             from_json.set_property(name, value).expect("a good value");
             let got = from_text.property(name).expect("known");
             assert_eq!(Ok(&got), from_json.property(name).as_ref());
@@ -519,11 +519,23 @@ mod tests {
                 json!("maybe"),
                 "'maybe' is not a value for property 'msix' of /: give on or off",
             ),
+            (
+                "irq",
+                "2.0",
+                json!(2.0),
+                "'2.0' is not a value for property 'irq' of /: give a number from 0 to 15",
+            ),
+            (
+                "msix",
+                "{}",
+                json!({}),
+                "'{}' is not a value for property 'msix' of /: give on or off",
+            ),
         ] {
             let card = card();
             let before = card.property(name);
             let from_text = card.set_property_str(name, text).expect_err("refused").to_string();
-            let value = PropertyValue::try_from(&json).expect("a property's");
+            let value = PropertyValue::from(&json);
             let from_json = card.set_property(name, value).expect_err("refused").to_string();
             assert_eq!((from_text.as_str(), from_json.as_str()), (message, message));
             assert_eq!(card.property(name), before);

@@ -23,6 +23,8 @@ pub enum PropertyValue {
     List(Vec<PropertyValue>),
     /// The canonical path of an object, or `None` where the link leads nowhere.
     Link(Option<String>),
+    /// What no property takes, as it was written: an object, a number with a fraction, or one of more than 64 bits.
+    Unfit(String),
 }
 
 impl<T: ConfigValue> From<T> for PropertyValue {
@@ -37,16 +39,6 @@ impl From<&str> for PropertyValue {
     }
 }
 
-/// A JSON value that no property can have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{json} is no value of a property: {reason}")]
-pub struct NotAPropertyValue {
-    /// The value, as JSON.
-    pub json: String,
-    /// What is wrong with it.
-    pub reason: &'static str,
-}
-
 impl From<&PropertyValue> for Json {
     fn from(value: &PropertyValue) -> Self {
         match value {
@@ -54,38 +46,38 @@ impl From<&PropertyValue> for Json {
             PropertyValue::Bool(value) => Self::from(*value),
             PropertyValue::Uint(value) => Self::from(*value),
             PropertyValue::Int(value) => Self::from(*value),
-            PropertyValue::Str(value) | PropertyValue::Link(Some(value)) => Self::from(value.as_str()),
+            PropertyValue::Str(value) | PropertyValue::Link(Some(value)) | PropertyValue::Unfit(value) => {
+                Self::from(value.as_str())
+            }
             PropertyValue::List(values) => values.iter().map(Self::from).collect(),
         }
     }
 }
 
-impl TryFrom<&Json> for PropertyValue {
-    type Error = NotAPropertyValue;
-
-    fn try_from(json: &Json) -> Result<Self, NotAPropertyValue> {
-        let refuse = |reason| {
-            Err(NotAPropertyValue {
-                json: json.to_string(),
-                reason,
-            })
-        };
+impl From<&Json> for PropertyValue {
+    /// A value that no property takes is none of any kind, so that it is refused in the words in which its text would be.
+    fn from(json: &Json) -> Self {
         match json {
-            Json::Null => Ok(Self::Null),
-            Json::Bool(value) => Ok(Self::Bool(*value)),
+            Json::Null => Self::Null,
+            Json::Bool(value) => Self::Bool(*value),
             Json::Number(number) => match (number.as_u64(), number.as_i64()) {
-                (Some(value), _) => Ok(Self::Uint(value)),
-                (None, Some(value)) => Ok(Self::Int(value)),
-                (None, None) => refuse("numbers are whole and have at most 64 bits"),
+                (Some(value), _) => Self::Uint(value),
+                (None, Some(value)) => Self::Int(value),
+                (None, None) => Self::Unfit(written(number)),
             },
-            Json::String(value) => Ok(Self::Str(value.clone())),
-            Json::Array(values) => values
-                .iter()
-                .map(Self::try_from)
-                .collect::<Result<_, _>>()
-                .map(Self::List),
-            Json::Object(_) => refuse("it is an object"),
+            Json::String(value) => Self::Str(value.clone()),
+            Json::Array(values) => Self::List(values.iter().map(Self::from).collect()),
+            Json::Object(_) => Self::Unfit(json.to_string()),
         }
+    }
+}
+
+/// A number with a fraction or of more than 64 bits. The latter have all their digits, as somebody would write them.
+fn written(number: &serde_json::Number) -> String {
+    const BITS_64: f64 = 18_446_744_073_709_551_616.0;
+    match number.as_f64() {
+        Some(large) if large.abs() >= BITS_64 / 2.0 => format!("{large:.0}"),
+        _ => number.to_string(),
     }
 }
 
@@ -98,7 +90,7 @@ impl fmt::Display for PropertyValue {
             Self::Bool(value) => f.write_str(if *value { "on" } else { "off" }),
             Self::Uint(value) => value.fmt(f),
             Self::Int(value) => value.fmt(f),
-            Self::Str(value) | Self::Link(Some(value)) => f.write_str(value),
+            Self::Str(value) | Self::Link(Some(value)) | Self::Unfit(value) => f.write_str(value),
             Self::List(values) => {
                 let items: Vec<_> = values.iter().map(Self::to_string).collect();
                 let is_ambiguous = |item: &String| item.contains(',') || item.is_empty() && items.len() == 1;
@@ -295,7 +287,7 @@ fn json_list(text: &str) -> Option<PropertyValue> {
         return None;
     }
     let json: Json = serde_json::from_str(text).ok()?;
-    PropertyValue::try_from(&json).ok()
+    Some(PropertyValue::from(&json))
 }
 
 fn as_u64(value: &PropertyValue, parse: fn(&str) -> Option<u64>) -> Option<u64> {
@@ -413,12 +405,33 @@ mod tests {
             PropertyValue::Int(-1),
             PropertyValue::List(vec![text("a"), PropertyValue::Uint(1)]),
         ] {
-            assert_eq!(PropertyValue::try_from(&Json::from(&value)), Ok(value));
+            assert_eq!(PropertyValue::from(&Json::from(&value)), value);
         }
-        let error = PropertyValue::try_from(&serde_json::json!([1, 1.5])).expect_err("a fraction");
-        assert_eq!(
-            error.to_string(),
-            "1.5 is no value of a property: numbers are whole and have at most 64 bits"
-        );
+    }
+
+    #[test]
+    fn what_no_property_takes_is_what_was_written_and_of_no_kind() {
+        for written in [
+            "2.0",
+            "-1.5",
+            r#"{"a":[1,null]}"#,
+            "18446744073709551616",
+            "-18446744073709551616",
+        ] {
+            let json = serde_json::from_str(written).expect("JSON");
+            let value = PropertyValue::from(&json);
+            assert_eq!(value.to_string(), written);
+            for kind in [
+                PORT,
+                SIZE,
+                PropertyKind::Bool,
+                PropertyKind::Str,
+                PropertyKind::List(Box::new(PORT)),
+            ] {
+                assert_eq!(kind.accept(&value), None, "{kind}");
+                let list = PropertyKind::List(Box::new(kind));
+                assert_eq!(list.accept(&PropertyValue::List(vec![value.clone()])), None, "{list}");
+            }
+        }
     }
 }
