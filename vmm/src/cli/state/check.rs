@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use serde_json::{Value, json};
-use vmstate::state::{Condition, Verdict, adapt, changed_defaults, compare};
+use vmstate::state::{
+    AdaptError, Condition, FieldPath, Schema, Step, StructValue, Verdict, adapt, changed_defaults, compare,
+};
 
 use super::{
     descriptions::{Described, Descriptions},
@@ -110,7 +112,8 @@ impl<'a> Direction<'a> {
         let mut fields = Vec::new();
         let mut seen = BTreeSet::new();
         for section in &writer.sections {
-            let name = if by_object {
+            // Of a snapshot each object has its own answer, whatever it is held against.
+            let name = if by_object || section.value.is_some() {
                 section.name()
             } else {
                 plain(&section.description)
@@ -200,11 +203,25 @@ fn judge(name: &str, writer: &Described, reader: &Described, fields: &mut Vec<Fi
             answer: Answer::Begins(format!("{changed}; what is to begin otherwise is a new field")),
         }));
     }
+    let mut refusals: Vec<_> = loads.into_iter().filter_map(Result::err).collect();
     for field in comparison.fields {
-        let answer = match field.verdict {
+        let answer = match (field.verdict, &writer.value) {
             // What only the machine that loads it can tell stays open.
-            Verdict::LoadsOnlyIf(condition) if decided && condition != Condition::AsConfigured => Answer::Loads,
-            verdict => verdict.into(),
+            (Verdict::LoadsOnlyIf(condition), Some(value)) if condition != Condition::AsConfigured => {
+                match if decided {
+                    Ok(())
+                } else {
+                    alone(&field.path, value, writer, reader)
+                } {
+                    Ok(()) => Answer::Loads,
+                    Err(Some(refused)) if refused.path.described() == field.path => {
+                        refusals.push(refused);
+                        continue;
+                    }
+                    Err(_) => Answer::LoadsOnlyIf(condition.to_string()),
+                }
+            }
+            (verdict, _) => verdict.into(),
         };
         fields.push(Field {
             section: name.to_owned(),
@@ -212,13 +229,42 @@ fn judge(name: &str, writer: &Described, reader: &Described, fields: &mut Vec<Fi
             answer,
         });
     }
-    if let Some(Err(refused)) = loads {
-        fields.push(Field {
-            section: name.to_owned(),
-            field: refused.path.to_string(),
-            answer: Answer::DoesNot(format!("as it is in this snapshot: it {}", refused.refusal)),
-        });
+    let mut told = BTreeSet::new();
+    for refused in refusals {
+        let path = refused.path.to_string();
+        if told.insert(path.clone()) {
+            fields.push(Field {
+                section: name.to_owned(),
+                field: path,
+                answer: Answer::DoesNot(format!("as it is in this snapshot: it {}", refused.refusal)),
+            });
+        }
     }
+}
+
+/// Whether a field of a snapshot that is refused would load if it were the only difference: the field or the subsection of the state in
+/// which `path` begins is described as the reader does, and all the rest as the writer does.
+///
+/// # Errors
+///
+/// Why it would not, or `None` where the two do not go together without the rest, so that nobody can tell.
+fn alone(
+    path: &FieldPath,
+    value: &StructValue,
+    writer: &Described,
+    reader: &Described,
+) -> Result<(), Option<AdaptError>> {
+    let Some(Step::Field(name)) = path.steps().first() else {
+        return Err(None);
+    };
+    let mut mixed = Schema::clone(&writer.schema).into_description();
+    mixed.version = mixed.version.max(reader.schema.version);
+    mixed.fields.retain(|field| field.name != *name);
+    mixed.subsections.retain(|subsection| subsection.name != *name);
+    mixed.fields.extend(reader.schema.field(name).cloned());
+    mixed.subsections.extend(reader.schema.subsection(name).cloned());
+    let mixed = mixed.check().map_err(|_| None)?;
+    adapt(value.clone(), &writer.schema, &mixed).map(drop).map_err(Some)
 }
 
 struct Text<'a> {
@@ -260,7 +306,7 @@ impl fmt::Display for Text<'_> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use vmstate::state::{Description, FieldSchema, Schema, StructValue, Value as State, WireType};
+    use vmstate::state::{Description, FieldSchema, Value as State, WireType};
 
     fn side(machine: Option<&str>, sections: &[(&str, WireType, Option<State>)]) -> Descriptions {
         let section = |(name, wire, value): &(&str, WireType, Option<State>)| {
@@ -309,6 +355,47 @@ mod tests {
             "{refused}"
         );
         assert!(Direction::new(&of(256), &reader).breaks());
+    }
+
+    #[test]
+    fn each_object_of_a_snapshot_has_its_own_answer_and_only_what_is_not_met_is_told() {
+        let described = |wire: WireType| {
+            let mut description = Description::new("uart");
+            description.fields = ["x", "y", "z"].map(|name| FieldSchema::new(name, wire.clone())).into();
+            Arc::new(description.check().expect("legal"))
+        };
+        let port = |number: u32, values: [u64; 3]| Described {
+            path: Some(format!("/machine/serial{number}")),
+            description: "uart".to_owned(),
+            schema: described(WireType::U16),
+            value: Some(
+                ["x", "y", "z"]
+                    .into_iter()
+                    .zip(values)
+                    .fold(StructValue::new(1), |value, (name, number)| {
+                        value.with(name, State::Uint(number))
+                    }),
+            ),
+        };
+        let mut snapshot = side(Some("m"), &[]);
+        snapshot.sections = vec![port(0, [1, 256, 2]), port(1, [1, 2, 3]), port(2, [300, 4, 500])];
+        let mut program = side(None, &[("uart", WireType::U8, None)]);
+        program.sections[0].schema = described(WireType::U8);
+        let told = said(&snapshot, &program);
+        let places: Vec<_> = told
+            .lines()
+            .skip(1)
+            .map(|line| line.trim_start().split_once(" does not load").unwrap_or((line, "")).0)
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "/machine/serial0 (uart): y",
+                "/machine/serial2 (uart): x",
+                "/machine/serial2 (uart): z"
+            ],
+            "{told}"
+        );
     }
 
     #[test]
