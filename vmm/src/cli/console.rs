@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::{Errno, ioctl_fionbio, read};
 use serde_json::json;
 
@@ -22,7 +22,8 @@ use crate::{
 ///
 /// For a VM in the background, or one with "--console unix:PATH" or "pty". It begins with the latest output. Ctrl-A X leaves the
 /// console and the VM runs on; Ctrl-A H shows the keys. It ends with the VM, also when the guest moves away: where it has gone, its
-/// console is that of the VM there. One user at a time has a console; on a socket the next one waits until the first has left.
+/// console is that of the VM there. One user at a time has a console: on a socket the next one waits until the first has left, on a
+/// pseudo-terminal it is refused.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  vm run -d --name web\n  vm console web")]
 pub(super) struct Args {
@@ -74,7 +75,14 @@ fn connect(vm: &VmAddress, place: &str) -> Result<File, CliError> {
         Some(("unix", path)) => UnixStream::connect(path).map_err(failed)?.into(),
         Some(("pty", path)) => {
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-            open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?
+            let console = open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+            // Each byte goes to one reader of a pseudo-terminal, so that two users would have half of it each. A lock goes with its
+            // process, however that ends.
+            match flock(&console, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Err(CliError::ConsoleInUse(vm.clone())),
+                locked => locked.map_err(|error| failed(error.into()))?,
+            }
+            console
         }
         Some(("file", path)) => {
             let text = format!("the console of {vm} is a file, which takes no input; \"tail -f {path}\" shows it");
@@ -180,4 +188,30 @@ fn send(mut console: &File, ahead: &mut VecDeque<u8>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    #[test]
+    fn a_pseudo_terminal_has_one_user_and_the_next_one_when_that_has_left() {
+        let guest = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+        grantpt(&guest).expect("granted");
+        unlockpt(&guest).expect("unlocked");
+        let name = ptsname(&guest, Vec::new())
+            .expect("a name")
+            .into_string()
+            .expect("text");
+        let (vm, place) = ("web".parse().expect("a name"), format!("pty:{name}"));
+        let first = connect(&vm, &place).expect("nobody has it");
+        let told = connect(&vm, &place).expect_err("somebody has it").to_string();
+        assert!(
+            told.contains("the console of web") && told.contains("Ctrl-A X"),
+            "{told}"
+        );
+        drop(first);
+        connect(&vm, &place).expect("nobody has it any more");
+    }
 }

@@ -43,6 +43,12 @@ pub enum CliError {
     /// The console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// Another process has the console, which only one can have.
+    #[error(
+        "another program has the console of {0}, and two would each get a part of what the guest writes; leave it there first (Ctrl-A X \
+         where that is \"vm console\")"
+    )]
+    ConsoleInUse(VmAddress),
     /// What the user wrote makes no sense; a sentence with the remedy.
     #[error("{0}")]
     Usage(String),

@@ -42,6 +42,7 @@ pub(super) struct Args {
     /// The kernel's command line; vmm/guest/README.md has the words of the built-in guest.
     #[arg(
         long,
+        visible_alias = "append",
         value_name = "TEXT",
         default_value = "",
         hide_default_value = true,

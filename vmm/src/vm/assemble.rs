@@ -18,7 +18,7 @@ use vmstate::qom::{AddChildError, GlobalProperty, PropertyDefaults, PropertyErro
 
 use super::console::ConsoleGate;
 use super::requests::Requests;
-use super::{Host, Status, Vm, describe, lifecycle::Lifecycle, processor};
+use super::{Host, Status, Vm, describe, globals, lifecycle::Lifecycle, processor};
 use crate::accel::{self, AccelError, CreatedAccel, PlatformObjects};
 use crate::boot::{BootError, BootFiles, BootPayload};
 
@@ -138,6 +138,7 @@ impl Vm {
     /// [`CreateError`].
     pub fn create(host: &Host, spec: &VmSpec<'_>, status: Arc<Status>) -> Result<Arc<Self>, CreateError> {
         check_memory(&spec.machine, spec.memory)?;
+        globals::check(&host.types, &spec.globals).map_err(BoardError::from)?;
         let cpu: CpuSpec = spec.cpu.as_deref().unwrap_or(DEFAULT_CPU_MODEL).parse()?;
         // First, because it asks the host ahead what its processor can do, which takes as long as the rest up to there.
         let requests = Requests::new(Arc::clone(&host.runner));

@@ -24,6 +24,7 @@ mod devices_tests;
 #[cfg(test)]
 mod doorbell_tests;
 mod factory;
+mod globals;
 mod lifecycle;
 mod processor;
 mod requests;
