@@ -81,6 +81,28 @@ fn every_file_that_the_documents_name_exists() {
     }
 }
 
+/// The device is compiled, and its test runs, with those of `hw`.
+#[test]
+fn the_device_of_the_guide_is_the_one_that_is_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let guide = std::fs::read_to_string(root.join("docs/add-a-device.md")).expect("the guide");
+    let mut blocks = guide.split("```rust\n").skip(1);
+    let block = blocks
+        .next()
+        .and_then(|rest| rest.split("```").next())
+        .expect("a device");
+    assert_eq!(blocks.count(), 0, "what else it has in Rust is compiled by nobody");
+    let file = "hw/src/misc/mailbox.rs";
+    assert!(guide.contains(&format!("`{file}`")), "the guide names the file");
+    let compiled = std::fs::read_to_string(root.join(file)).expect("the device");
+    assert!(
+        block == compiled,
+        "the block of docs/add-a-device.md and {file} differ; make them the same"
+    );
+    let mods = std::fs::read_to_string(root.join("hw/src/misc/mod.rs")).expect("the room");
+    assert!(mods.contains("pub mod mailbox;"), "{file} is compiled");
+}
+
 /// Every Rust source below `folder`, as one text.
 fn sources(folder: &Path, text: &mut String) {
     for entry in std::fs::read_dir(folder).expect("a folder of sources") {
