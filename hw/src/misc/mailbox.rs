@@ -32,7 +32,7 @@ pub struct Mailbox {
     iobase: Config<u16>,
     #[config(property, default = 10, max = LAST_PIN, description = "its interrupt, which has a level")]
     irq: Config<u32>,
-    #[runtime]
+    #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
     state: Mutex<MailboxState>,

@@ -418,7 +418,7 @@ mod tests {
             "18446744073709551616",
             "-18446744073709551616",
         ] {
-            let json = serde_json::from_str(written).expect("JSON");
+            let json: serde_json::Value = serde_json::from_str(written).expect("JSON");
             let value = PropertyValue::from(&json);
             assert_eq!(value.to_string(), written);
             for kind in [
