@@ -228,7 +228,7 @@ mod tests {
                 "user-creatable",
                 "a",
                 5,
-                "type 'user-creatable' is an interface and has no objects of its own; name one of the types that implement it",
+                "a user cannot make a 'user-creatable'; types that can be made: rng",
             ),
             ("rng", "a/b", 5, "'a/b' cannot be the name of an object: it holds '/'"),
             (
