@@ -333,7 +333,6 @@ impl fmt::Debug for LoopHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::VirtualClock;
     use rustix::pipe::{PipeFlags, pipe_with};
     use std::sync::mpsc;
 
@@ -470,41 +469,6 @@ mod tests {
         let never = this.at(&Clock::Realtime, deadline, |_| unreachable!("cancelled"));
         *second.lock() = Some(never);
         this.after(&Clock::Realtime, Duration::from_millis(3), EventLoop::leave);
-        this.run().expect("the loop runs");
-    }
-
-    #[test]
-    fn virtual_timers_wait_while_their_clock_stands() {
-        let mut this = event_loop();
-        let clock = VirtualClock::new(this.handle());
-        let (done, order) = mpsc::channel();
-        let virtually = done.clone();
-        this.after(
-            &Clock::Virtual(Arc::clone(&clock)),
-            Duration::from_millis(1),
-            move |this| {
-                virtually.send("virtual").expect("the test listens");
-                this.leave();
-            },
-        );
-        this.after(&Clock::Realtime, Duration::from_millis(10), move |_| {
-            done.send("real").expect("the test listens");
-            clock.start();
-        });
-        this.run().expect("the loop runs");
-        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["real", "virtual"]);
-    }
-
-    #[test]
-    fn a_clock_started_from_another_thread_wakes_the_loop() {
-        let mut this = event_loop();
-        let clock = VirtualClock::new(this.handle());
-        this.after(
-            &Clock::Virtual(Arc::clone(&clock)),
-            Duration::from_millis(1),
-            EventLoop::leave,
-        );
-        std::thread::spawn(move || clock.start());
         this.run().expect("the loop runs");
     }
 

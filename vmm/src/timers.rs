@@ -1,7 +1,7 @@
 //! The timers of one event loop.
 //!
 //! A queue per clock, in order of deadline, and two timerfds that wake the loop: one counts with the host's uptime (the realtime
-//! clock, and virtual clocks as long as they run), one follows the wall clock and is told when somebody sets it.
+//! clock), one follows the wall clock and is told when somebody sets it.
 //! A loop without timers has neither.
 
 use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -40,21 +40,18 @@ impl Timers {
         let at = self
             .queues
             .iter()
-            .position(|(known, _)| known.is(clock))
+            .position(|(known, _)| known == clock)
             .unwrap_or_else(|| {
-                self.queues.push((clock.clone(), BTreeMap::new()));
+                self.queues.push((*clock, BTreeMap::new()));
                 self.queues.len() - 1
             });
         self.queues[at].1.insert(key, callback);
-        TimerId {
-            clock: clock.clone(),
-            key,
-        }
+        TimerId { clock: *clock, key }
     }
 
     /// Whether there was such a timer still.
     pub(crate) fn cancel(&mut self, id: &TimerId) -> bool {
-        let queue = self.queues.iter_mut().find(|(clock, _)| clock.is(&id.clock));
+        let queue = self.queues.iter_mut().find(|(clock, _)| *clock == id.clock);
         let found = queue.is_some_and(|(_, timers)| timers.remove(&id.key).is_some());
         self.drop_empty_queues();
         found
@@ -84,15 +81,11 @@ impl Timers {
             let Some((&(deadline, _), _)) = timers.first_key_value() else {
                 continue;
             };
-            let (alarm, at) = match clock {
-                Clock::Virtual(clock) => (&mut uptime, clock.reaches(deadline)),
-                Clock::Realtime => (&mut uptime, Some(deadline)),
-                Clock::Host => (&mut wall, Some(deadline)),
+            let alarm = match clock {
+                Clock::Realtime => &mut uptime,
+                Clock::Host => &mut wall,
             };
-            *alarm = match (*alarm, at) {
-                (Some(one), Some(two)) => Some(Duration::min(one, two)),
-                (one, two) => one.or(two),
-            };
+            *alarm = Some(alarm.map_or(deadline, |other| Duration::min(other, deadline)));
         }
         let once = TimerfdTimerFlags::ABSTIME;
         let fds = [

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use vmstate::state::{
-    self, Bitmap, Deadline, Description, FieldSchema, RealtimeClock, Schema, StructValue, Value, VirtualClock, VmEnum,
+    self, Bitmap, Deadline, Description, FieldSchema, HostClock, Schema, StructValue, Value, VirtualClock, VmEnum,
     VmState, WireType,
 };
 
@@ -63,7 +63,7 @@ struct Everything {
     #[vmstate(max = 4)]
     slots: BTreeMap<u16, Line>,
     timer: Deadline<VirtualClock>,
-    alarm: Deadline<RealtimeClock>,
+    alarm: Deadline<HostClock>,
 }
 
 fn everything() -> Everything {
@@ -489,8 +489,8 @@ fn a_bitmap_a_map_and_a_deadline_load_under_the_conditions_that_are_theirs() {
     let on = |clock: &'static str| WireType::Deadline { clock: clock.into() };
     assert_eq!(verdict(on("virtual"), on("virtual")), "loads");
     assert_eq!(
-        verdict(on("virtual"), on("realtime")),
-        "x does not load: the writer's deadline on the virtual clock is no deadline on the realtime clock, as which the \
+        verdict(on("virtual"), on("host")),
+        "x does not load: the writer's deadline on the virtual clock is no deadline on the host clock, as which the \
          reader knows it"
     );
 }

@@ -1,10 +1,14 @@
 //! The class `machine`: the root of everything that a guest sees.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use vmstate::VmState;
-use vmstate::qom::{Config, GlobalProperty, Object, TypeTable};
+use vmstate::qom::{Config, GlobalProperty, Object, StateCell, TypeTable};
+use vmstate::state::{StateHooks, StructValue};
 
 use super::Release;
+use super::timers::Timers;
 
 /// The class data of `machine`.
 #[derive(Clone, Debug, Default)]
@@ -91,21 +95,89 @@ impl MachineType {
 pub struct MachineState {
     /// Its user has stopped it, so that it stands still wherever it arrives until its user lets it go on.
     pub stopped: bool,
+    /// What its virtual clock shows. It goes with the machine where a device has a timer: nobody else knows what it shows,
+    /// and releases that had no timers load all that has none. (QEMU always sends it, among `cpu_ticks`, as its guests' own
+    /// clocks follow from it; those of Tern's are the record of guest time.)
+    #[vmstate(subsection(needed = MachineState::has_run))]
+    pub virtual_clock: VirtualClockState,
+}
+
+impl MachineState {
+    fn has_run(&self) -> bool {
+        self.virtual_clock != VirtualClockState::default()
+    }
+}
+
+/// The virtual clock of a machine: the time in which its guest could run.
+#[derive(VmState, Clone, Debug, Default, PartialEq)]
+#[vmstate(name = "virtual-clock", version = 1)]
+pub struct VirtualClockState {
+    /// What it shows, in nanoseconds.
+    pub ns: u64,
+}
+
+/// The state of a machine, and the clock of which a part of it is read and set.
+#[derive(Default)]
+pub struct MachineCell {
+    state: Mutex<MachineState>,
+    /// From the machine's realize on.
+    timers: Mutex<Option<Arc<Timers>>>,
+}
+
+impl MachineCell {
+    /// The timers, if there are any.
+    fn timers(&self) -> Option<Arc<Timers>> {
+        self.timers.lock().clone().filter(|timers| timers.exist())
+    }
+}
+
+impl StateCell for MachineCell {
+    type State = MachineState;
+
+    fn take(&self) -> StructValue {
+        let mut state = self.state.lock().clone();
+        if let Some(timers) = self.timers() {
+            state.virtual_clock.ns = timers.now();
+        }
+        state.to_value()
+    }
+
+    fn put(&self, state: MachineState) {
+        if let Some(timers) = self.timers() {
+            timers.set(state.virtual_clock.ns);
+        }
+        *self.state.lock() = MachineState {
+            stopped: state.stopped,
+            ..MachineState::default()
+        };
+    }
 }
 
 /// The base class of all machines.
 #[derive(Object)]
-#[object(name = "machine", parent = "object", abstract, class_data = MachineClass)]
+#[object(name = "machine", parent = "object", abstract, hooks, class_data = MachineClass)]
 pub struct Machine {
     #[config(property, default = 1, description = "number of vCPUs")]
     cpus: Config<u32>,
     #[config(property, default = 0x1000_0000, description = "guest memory in bytes")]
     memory: Config<u64>,
     #[state]
-    state: Mutex<MachineState>,
+    state: MachineCell,
+}
+
+impl StateHooks for Machine {
+    /// The clock goes along where a device has a timer; with the first of them, and until the last one goes.
+    fn has_subsection(&self, _: &str) -> bool {
+        self.state.timers().is_some()
+    }
 }
 
 impl Machine {
+    /// Has the state have the clock of these timers, which are those of its devices.
+    pub(crate) fn set_timers(&self, timers: &Arc<Timers>) {
+        *self.state.timers.lock() = Some(Arc::clone(timers));
+    }
+
     /// How many vCPUs the machine has.
     #[must_use]
     pub fn cpus(&self) -> u32 {
@@ -121,12 +193,12 @@ impl Machine {
     /// Whether its user has stopped it.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.state.lock().stopped
+        self.state.state.lock().stopped
     }
 
     /// Notes that its user has stopped it, or lets it go on.
     pub fn set_stopped(&self, stopped: bool) {
-        self.state.lock().stopped = stopped;
+        self.state.state.lock().stopped = stopped;
     }
 }
 

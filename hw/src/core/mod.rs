@@ -1,4 +1,4 @@
-//! What every device is made of: realize and unrealize, lines, clocks, buses, hot-plug, three-phase reset.
+//! What every device is made of: realize and unrealize, lines, clocks, timers, buses, hot-plug, three-phase reset.
 //!
 //! A device's author writes a struct with three groups of fields (configuration, runtime, state), implements
 //! [`DeviceImpl`] and, if the guest can reach it, [`RegionOps`](crate::memory::RegionOps), and names both in the type's
@@ -26,6 +26,7 @@ mod reset;
 mod testdev;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timers;
 
 pub use accel_types::AccelTypes;
 pub use addable::{AddedBy, addable_types};
@@ -41,10 +42,11 @@ pub use hotplug::{
     finish_unplug, set_hotplug_handler, unplug_device,
 };
 pub use irq::{IrqFd, IrqLine, IrqSink};
-pub use machine::{Machine, MachineClass, MachineType};
+pub use machine::{Machine, MachineClass, MachineState, MachineType, VirtualClockState};
 pub use machine_events::MachineEvents;
 pub use realize::{Mapping, RealizeCtx, RealizeError, Wiring};
 pub use region::DeviceRegion;
 pub use release::{ParseReleaseError, Release};
 pub use reset::{ResetKind, assert_reset, release_reset, reset_tree};
-pub use testdev::{TestDev, TestDevState, register as testdev_register};
+pub use testdev::{TestDev, TestDevState, TestTimerState, register as testdev_register};
+pub use timers::{Timer, TimerHandler, Timers};

@@ -10,6 +10,7 @@ use super::doorbell::Doorbells;
 use super::gpio::SYSBUS_IRQ;
 use super::irq::{IrqLine, IrqSink};
 use super::machine_events::MachineEvents;
+use super::timers::{Timer, TimerHandler, Timers};
 use crate::memory::{AddressSpace, MemoryRegion};
 
 /// Why a device could not be realized. Whatever it had already taken has been given back.
@@ -75,6 +76,8 @@ pub struct Wiring {
     pub events: Arc<dyn MachineEvents>,
     /// The machine's doorbells.
     pub doorbells: Arc<Doorbells>,
+    /// The timers of the machine's devices, and its virtual clock.
+    pub timers: Arc<Timers>,
 }
 
 /// What a device may use while it becomes real: the two address spaces and the interrupt inputs of its machine.
@@ -87,6 +90,7 @@ pub struct RealizeCtx<'a> {
     interrupts: Arc<dyn IrqSink>,
     events: Arc<dyn MachineEvents>,
     doorbells: Option<Arc<Doorbells>>,
+    timers: Option<Arc<Timers>>,
     hotplug: bool,
 }
 
@@ -105,6 +109,7 @@ impl<'a> RealizeCtx<'a> {
             interrupts,
             events,
             doorbells: None,
+            timers: None,
             hotplug: false,
         }
     }
@@ -135,6 +140,29 @@ impl<'a> RealizeCtx<'a> {
             device: device.path(),
             problem: "it has doorbells, and this machine cannot serve any".to_owned(),
         })
+    }
+
+    /// The same with the machine's timers, for devices that have some.
+    #[must_use]
+    pub fn with_timers(mut self, timers: &Arc<Timers>) -> Self {
+        self.timers = Some(Arc::clone(timers));
+        self
+    }
+
+    /// A timer that runs by the machine's virtual clock. It is not armed: a device that is loaded arms it by its state then,
+    /// in `post_load`.
+    ///
+    /// # Errors
+    ///
+    /// [`RealizeError::Host`] where the machine has no clock, or the host no thread.
+    pub fn timer(&self, device: &Object, handler: Arc<dyn TimerHandler>) -> Result<Timer, RealizeError> {
+        let refused = |problem| RealizeError::Host {
+            device: device.path(),
+            problem,
+        };
+        let timers = self.timers.as_ref();
+        let timers = timers.ok_or_else(|| refused("it has a timer, and this machine has no clock".to_owned()))?;
+        timers.add(handler).map_err(|error| refused(error.to_string()))
     }
 
     /// Where the device's requests to the machine go.

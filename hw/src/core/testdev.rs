@@ -1,12 +1,15 @@
-//! A device for tests of what devices are given: doorbells, interrupts by eventfd, state.
+//! A device for tests of what devices are given: doorbells, interrupts by eventfd, a timer, state.
 //!
 //! No machine has it from the start; who wants one adds it.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use vmstate::VmState;
 use vmstate::qom::{Class, Config, Obj, Object, WeakObj};
+use vmstate::state::{Deadline, HookError, StateHooks, VirtualClock};
 
 use super::device::{DeviceClass, DeviceImpl, Realized};
 use super::doorbell::{Doorbell, DoorbellHandler, DoorbellPlace};
@@ -14,6 +17,7 @@ use super::irq::IrqFd;
 use super::realize::{Mapping, RealizeCtx, RealizeError};
 use super::region::DeviceRegion;
 use super::reset::ResetKind;
+use super::timers::{Timer, TimerHandler};
 use crate::intc::ioapic::LAST_PIN;
 use crate::memory::{AccessRules, IoContext, MemoryRegion, RegionOps};
 
@@ -27,8 +31,20 @@ pub mod register {
     pub const RUNG: u64 = 0x08;
     /// What was written to [`MATCHING_DOORBELL`] last and did not ring.
     pub const LAST: u64 = 0x0c;
-    /// Not zero: each ring that is served raises the interrupt.
+    /// Not zero: each ring that is served, and each end of the timer, raises the interrupt.
     pub const INTERRUPTS: u64 = 0x10;
+    /// For how long the timer runs, in microseconds; less than [`LEAST_PERIOD`] is as much as that.
+    pub const PERIOD: u64 = 0x14;
+    /// [`RUN`] starts the timer anew, with [`PERIODIC`] again and again; without it the timer stops. Reads which of them hold.
+    pub const TIMER: u64 = 0x18;
+    /// How often the timer has run out.
+    pub const TICKS: u64 = 0x1c;
+    /// The timer runs.
+    pub const RUN: u32 = 1 << 0;
+    /// It starts again when it has run out.
+    pub const PERIODIC: u32 = 1 << 1;
+    /// The least period, in microseconds: a guest cannot keep its host busy with timers.
+    pub const LEAST_PERIOD: u32 = 100;
     /// The value that rings at [`MATCHING_DOORBELL`].
     pub const MATCH: u32 = 0x7e57;
 }
@@ -41,13 +57,64 @@ pub struct TestDevState {
     pub rung: u32,
     /// What was written last and did not ring.
     pub last: u32,
-    /// Whether rings raise the interrupt.
+    /// Whether rings and ticks raise the interrupt.
     pub interrupts: bool,
+    /// The timer. Releases without one load what has not used it.
+    #[vmstate(subsection(needed = TestDevState::has_used_timer))]
+    pub timer: TestTimerState,
 }
 
-/// The device: registers in memory, and a doorbell port of any width.
+impl TestDevState {
+    fn has_used_timer(&self) -> bool {
+        self.timer != TestTimerState::default()
+    }
+}
+
+/// The state of the timer.
+#[derive(VmState, Clone, Debug, Default, PartialEq)]
+#[vmstate(name = "tern-testdev-timer", version = 1)]
+pub struct TestTimerState {
+    /// For how long it runs, in microseconds, as the guest has written it.
+    pub period: u32,
+    /// Whether it starts again when it has run out.
+    pub periodic: bool,
+    /// How often it has run out.
+    pub ticks: u32,
+    /// When it runs out next.
+    pub deadline: Deadline<VirtualClock>,
+}
+
+impl TestTimerState {
+    fn period(&self) -> Duration {
+        Duration::from_micros(self.period.max(register::LEAST_PERIOD).into())
+    }
+
+    /// Counts that it has run out when its clock showed `now`, also where it should have several times by then. False if
+    /// its deadline has been moved meanwhile.
+    fn expire(&mut self, now: u64) -> bool {
+        let Some(deadline) = self.deadline.nanoseconds().filter(|deadline| *deadline <= now) else {
+            return false;
+        };
+        let period = u64::try_from(self.period().as_nanos()).unwrap_or(u64::MAX);
+        let times = if self.periodic {
+            (now - deadline) / period + 1
+        } else {
+            1
+        };
+        self.deadline = if self.periodic {
+            Deadline::at(deadline.saturating_add(times.saturating_mul(period)))
+        } else {
+            Deadline::NONE
+        };
+        let times = u32::try_from(times % (1 << 32)).unwrap_or_default();
+        self.ticks = self.ticks.wrapping_add(times);
+        true
+    }
+}
+
+/// The device: registers in memory, a doorbell port of any width, and a timer.
 #[derive(Object)]
-#[object(name = "tern-testdev", parent = "device", class_init = class_init)]
+#[object(name = "tern-testdev", parent = "device", hooks, class_init = class_init)]
 pub struct TestDev {
     #[config(property, default = 0xd100_0000, description = "where its registers are")]
     mmio_base: Config<u64>,
@@ -55,6 +122,8 @@ pub struct TestDev {
     iobase: Config<u16>,
     #[config(property, default = 5, max = LAST_PIN, description = "its interrupt")]
     irq: Config<u32>,
+    #[config(property, default = true, description = "it has a timer")]
+    timer: Config<bool>,
     #[runtime(reason = "the host's side, made by realize")]
     wires: Realized<Wires>,
     #[state]
@@ -66,6 +135,7 @@ pub struct Wires {
     // The doorbells go before the regions that they are in.
     _doorbells: [Doorbell; 3],
     interrupt: IrqFd,
+    timer: Option<Timer>,
     _registers: Mapping,
     _port: Mapping,
 }
@@ -88,9 +158,47 @@ impl TestDev {
             state.rung = state.rung.wrapping_add(u32::try_from(times).unwrap_or(u32::MAX));
             state.interrupts
         };
+        self.interrupt_if(interrupts);
+    }
+
+    fn interrupt_if(&self, interrupts: bool) {
         if interrupts {
             self.wires.with(|wires| wires.interrupt.signal());
         }
+    }
+
+    /// Calls `f` with the timer, if the device has one and is on the machine.
+    fn with_timer(&self, f: impl FnOnce(&Timer)) {
+        self.wires.with(|wires| wires.timer.as_ref().map(f));
+    }
+}
+
+/// Nor do timers.
+struct RanOut(WeakObj<TestDev>);
+
+impl TimerHandler for RanOut {
+    fn expired(&self, now: u64) {
+        let Some(device) = self.0.upgrade() else { return };
+        let interrupts = {
+            let mut state = device.state.lock();
+            if !state.timer.expire(now) {
+                return;
+            }
+            device.with_timer(|timer| timer.arm(state.timer.deadline));
+            state.interrupts
+        };
+        device.interrupt_if(interrupts);
+    }
+}
+
+impl StateHooks for TestDev {
+    fn has_subsection(&self, _: &str) -> bool {
+        self.timer.get()
+    }
+
+    fn post_load(&self, _: u32) -> Result<(), HookError> {
+        self.with_timer(|timer| timer.arm(self.state.lock().timer.deadline));
+        Ok(())
     }
 }
 
@@ -112,6 +220,18 @@ impl RegionOps for TestDev {
             register::RUNG => state.rung.into(),
             register::LAST => state.last.into(),
             register::INTERRUPTS => state.interrupts.into(),
+            register::PERIOD => state.timer.period.into(),
+            register::TIMER => {
+                let timer = &state.timer;
+                let run = if timer.deadline == Deadline::NONE {
+                    0
+                } else {
+                    register::RUN
+                };
+                let periodic = if timer.periodic { register::PERIODIC } else { 0 };
+                (run | periodic).into()
+            }
+            register::TICKS => state.timer.ticks.into(),
             _ => 0,
         }
     }
@@ -122,6 +242,17 @@ impl RegionOps for TestDev {
         match offset {
             register::MATCHING_DOORBELL => state.last = value,
             register::INTERRUPTS => state.interrupts = value != 0,
+            register::PERIOD if self.timer.get() => state.timer.period = value,
+            register::TIMER => self.with_timer(|timer| {
+                let own = &mut state.timer;
+                own.periodic = value & register::PERIODIC != 0;
+                own.deadline = if value & register::RUN != 0 {
+                    timer.after(own.period())
+                } else {
+                    Deadline::NONE
+                };
+                timer.arm(own.deadline);
+            }),
             _ => {}
         }
     }
@@ -149,16 +280,21 @@ impl DeviceImpl for TestDev {
                 size,
                 match_data,
             };
-            let handler = std::sync::Arc::new(Rung(this.downgrade()));
+            let handler = Arc::new(Rung(this.downgrade()));
             doorbells.add(region, place, handler).map_err(host)
         };
         let matching = Some(u64::from(register::MATCH));
+        let timer = this.timer.get().then(|| {
+            let handler = Arc::new(RanOut(this.downgrade()));
+            cx.timer(this.object(), handler)
+        });
         Ok(Wires {
             _doorbells: [
                 ring(&registers, register::DOORBELL, 4, None)?,
                 ring(&registers, register::MATCHING_DOORBELL, 4, matching)?,
                 ring(&port, 0, 0, None)?,
             ],
+            timer: timer.transpose()?,
             interrupt: IrqFd::new(&cx.irq(this.object(), this.irq.get())).map_err(host)?,
             _registers: cx.map_memory(this.object(), this.mmio_base.get(), registers)?,
             _port: cx.map_ports(this.object(), this.iobase.get(), port)?,
@@ -167,6 +303,7 @@ impl DeviceImpl for TestDev {
 
     fn reset_hold(&self, _: ResetKind) {
         *self.state.lock() = TestDevState::default();
+        self.with_timer(Timer::disarm);
     }
 }
 

@@ -19,6 +19,8 @@
 //! | 1.0 | |
 //! | 1.1 | pvpanic takes a third event, by which a guest switches itself off without ACPI |
 //!
+//! On both, a `tern-testdev` has its timer only where its user asks for it: the release that brought them had none.
+//!
 //! The guest-visible shape of a version is frozen by the release that brings it; what is here is not to change after that
 //! but by a new version, and by settings in the older ones' `compat` that leave those as they were.
 
@@ -34,8 +36,8 @@ use vmstate::qom::{
 use crate::acpi::generic_event_device::GenericEventDevice;
 use crate::char::{CharSink, Chardev, Serial16550};
 use crate::core::{
-    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, DeviceName, HotplugError, HotplugHandler, MachineClass, NewDevice,
-    RealizeCtx, RealizeError, Release, SYSTEM_BUS, Wiring, add_device, realize_device, set_hotplug_handler,
+    AccelTypes, Bus, CLOCK_INPUT, Clock, Device, DeviceName, HotplugError, HotplugHandler, Machine, MachineClass,
+    NewDevice, RealizeCtx, RealizeError, Release, SYSTEM_BUS, Wiring, add_device, realize_device, set_hotplug_handler,
     unrealize_device,
 };
 use crate::memory::{AddressSpace, MemoryRegion, MemorySystem, RamBlock, RegionError};
@@ -127,13 +129,18 @@ fn version_1_1(class: &mut Class) {
     data.since = Release { major: 0, minor: 1 };
     data.alias = Some("microvm");
     data.is_default = true;
+    data.compat
+        .extend([GlobalProperty::new("tern-testdev", "timer", "false")]);
 }
 
 /// A version begins with what the next one asks for, and adds how it differs from that.
 fn version_1_0(class: &mut Class) {
     let data = data(class);
     data.since = Release { major: 0, minor: 1 };
-    data.compat.extend([GlobalProperty::new("pvpanic", "events", "3")]);
+    data.compat.extend([
+        GlobalProperty::new("tern-testdev", "timer", "false"),
+        GlobalProperty::new("pvpanic", "events", "3"),
+    ]);
 }
 
 /// What the memory of a guest is made of.
@@ -348,6 +355,9 @@ impl Board {
     ///
     /// The first device that cannot be realized; those before it are off again, the last first.
     pub fn realize(&self, wiring: &Wiring) -> Result<(), BoardError> {
+        if let Some(machine) = self.machine.part::<Machine>() {
+            machine.set_timers(&wiring.timers);
+        }
         let mut cx = self.context(wiring);
         let mut realized = Vec::new();
         for name in [
@@ -395,8 +405,11 @@ impl Board {
             interrupts,
             events,
             doorbells,
+            timers,
         } = wiring;
-        RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events)).with_doorbells(doorbells)
+        RealizeCtx::new(&self.memory, &self.io, Arc::clone(interrupts), Arc::clone(events))
+            .with_doorbells(doorbells)
+            .with_timers(timers)
     }
 
     /// What is asked of all objects of a type.

@@ -31,7 +31,7 @@ use hw::core::MachineType;
 use hw::memory::AccessError;
 use vmstate::qom::TypeTable;
 use vmstate::qom::sections::IncomingSection;
-use vmstate::state::Schema;
+use vmstate::state::{Schema, StructValue};
 
 use super::conformance::{devices, message};
 use super::forgotten::Found;
@@ -166,7 +166,7 @@ impl Transcript {
                     now: beginning.outside.time_and_room().0,
                     room: beginning.outside.time_and_room().1,
                     ram: beginning.ram.clone(),
-                    states: self.sections(&beginning.saved)?,
+                    states: self.sections(&as_on(&rig, &beginning.saved)?)?,
                     loaded: Vec::new(),
                     steps: beginning.ops.iter().map(|op| (op.clone(), Vec::new())).collect(),
                     end: String::new(),
@@ -511,6 +511,26 @@ impl Beginning {
             ops: scenario.rest().to_vec(),
         })
     }
+}
+
+/// A state without the subsections that the object lacks as it is configured in `rig`: on a version of the machine that was
+/// released before them.
+fn as_on(rig: &Rig, saved: &Saved) -> Result<Saved, String> {
+    let here = rig.save()?;
+    let as_on = saved.iter().zip(here).map(|(section, here)| {
+        let (mut section, schema) = (section.clone(), here.schema);
+        let mut value = StructValue::new(section.value.version());
+        for (name, field) in section.value.fields() {
+            value.set(name.clone(), field.clone());
+        }
+        let subsections = section.value.subsections();
+        for (name, subsection) in subsections.filter(|(name, _)| schema.subsection(name).is_some()) {
+            value.set_subsection(name.clone(), subsection.clone());
+        }
+        (section.value, section.schema) = (value, schema);
+        section
+    });
+    Ok(as_on.collect())
 }
 
 /// How many runs the transcript in a folder has; none if there is no transcript.

@@ -168,6 +168,10 @@ fn op(ground: &Ground, addresses: &mut Vec<(Space, u64)>, random: &mut Random) -
         0 => Op::Wait {
             ns: *random.pick(&WAITS_NS),
         },
+        8 => {
+            let most = 2 * random.pick(&WAITS_NS);
+            Op::Wait { ns: random.below(most) }
+        }
         1 if random.one_in(4) => Op::Reset,
         1 | 2 => Op::Room {
             bytes: random.index(24),

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use hw::char::{CharFrontend, CharSink, Chardev, HostChardev};
 use hw::core::{
-    Device, DeviceInput, Doorbells, IrqSink, MachineClass, MachineEvents, MachineType, RealizeCtx, ResetKind, Wiring,
-    device_class, realize_device, reset_tree,
+    Device, DeviceInput, Doorbells, IrqSink, MachineClass, MachineEvents, MachineType, RealizeCtx, ResetKind, Timers,
+    Wiring, device_class, realize_device, reset_tree,
 };
 use hw::i386::microvm::{Board, BoardSpec, layout};
 use hw::memory::{AccessError, AddressSpace, Backing, MemoryRegion, MemorySystem, RamBlock};
@@ -161,6 +161,14 @@ impl CharSink for World {
     }
 }
 
+/// Timers whose clock runs, by steps, and shows what it is outside.
+fn timers_at(world: &World) -> Arc<Timers> {
+    let timers = Timers::stepped();
+    timers.set(world.outside.lock().now);
+    timers.start();
+    Arc::new(timers)
+}
+
 /// The state of one object, as it is saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedSection {
@@ -203,6 +211,8 @@ pub struct Rig {
     ram: Arc<RamBlock>,
     world: Arc<World>,
     doorbells: Arc<Doorbells>,
+    /// Whose clock shows the nanoseconds since the beginning.
+    timers: Arc<Timers>,
     inputs: Vec<DeviceInput>,
     schemas: Vec<Arc<Schema>>,
     /// Where the object is that the rig is for.
@@ -306,8 +316,9 @@ impl Rig {
             io: system.address_space("io", &MemoryRegion::container("io", 1 << 16)),
             memory: system.address_space("memory", &memory),
             ram,
-            world,
             doorbells: Arc::default(),
+            timers: timers_at(&world),
+            world,
             inputs: Vec::new(),
             schemas: Vec::new(),
             subject: subject.path(),
@@ -315,7 +326,8 @@ impl Rig {
         };
         if subject.part::<Device>().is_some() {
             let cx = RealizeCtx::new(&rig.memory, &rig.io, rig.world.clone(), rig.world.clone());
-            realize_device(&subject, &mut cx.with_doorbells(&rig.doorbells)).map_err(|error| text(&error))?;
+            let mut cx = cx.with_doorbells(&rig.doorbells).with_timers(&rig.timers);
+            realize_device(&subject, &mut cx).map_err(|error| text(&error))?;
         }
         Ok(rig)
     }
@@ -333,10 +345,12 @@ impl Rig {
         let board = Board::build(types, &spec).map_err(|error| text(&error))?;
         board.connect_console(world.clone()).map_err(|error| text(&error))?;
         let doorbells = Arc::<Doorbells>::default();
+        let timers = timers_at(&world);
         let wiring = Wiring {
             interrupts: world.clone(),
             events: world.clone(),
             doorbells: Arc::clone(&doorbells),
+            timers: Arc::clone(&timers),
         };
         board.realize(&wiring).map_err(|error| text(&error))?;
         for cpu in board.cpus() {
@@ -349,6 +363,7 @@ impl Rig {
             ram,
             world,
             doorbells,
+            timers,
             inputs: Vec::new(),
             schemas: Vec::new(),
             subject: board.machine().path(),
@@ -453,6 +468,8 @@ impl Rig {
         for (step, op) in (first..).zip(ops) {
             self.world.seen.lock().0 = step;
             self.step(op);
+            // What is due by now, as what was loaded or has just been armed may be.
+            self.pass(0);
             self.doorbells.quiesce().expect("doorbells come to rest");
         }
     }
@@ -470,10 +487,7 @@ impl Rig {
                     world.see(Seen::Refused(error));
                 }
             }
-            Op::Wait { ns } => {
-                let mut outside = world.outside.lock();
-                outside.now = outside.now.saturating_add(*ns);
-            }
+            Op::Wait { ns } => self.pass(*ns),
             Op::Type { input, bytes } => match &self.inputs[*input] {
                 DeviceInput::Characters(frontend) => world.see(Seen::Took(frontend.receive(bytes))),
                 DeviceInput::Event(happens) => happens(),
@@ -486,6 +500,15 @@ impl Rig {
             }
             Op::Reset => reset_tree(&self.root, ResetKind::Cold),
         }
+    }
+
+    /// Has time pass, and the timers run out that are due in it.
+    fn pass(&self, ns: u64) {
+        let mut before = self.timers.now();
+        self.timers.step(ns, |now| {
+            self.world.outside.lock().now += now - before;
+            before = now;
+        });
     }
 
     fn frontends(&self) -> impl Iterator<Item = &Arc<dyn CharFrontend>> {

@@ -129,9 +129,9 @@ pub const CHANGES: &[Change] = &[
     ),
     change(
         "deadline on another clock",
-        |uart| uart.retype("timeout", deadline("realtime")),
-        DoesNot("timeout does not load: the writer's deadline on the virtual clock is no deadline on the realtime"),
-        DoesNot("timeout does not load: the writer's deadline on the realtime clock is no deadline on the virtual"),
+        |uart| uart.retype("timeout", deadline("host")),
+        DoesNot("timeout does not load: the writer's deadline on the virtual clock is no deadline on the host"),
+        DoesNot("timeout does not load: the writer's deadline on the host clock is no deadline on the virtual"),
     ),
     change(
         "something to something or nothing",

@@ -24,7 +24,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hw::core::{AccelTypes, Doorbells, IrqSink};
+use hw::core::{AccelTypes, Doorbells, IrqSink, Timers};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu_model::HostCpu;
 use hw::i386::cpuid::CpuidTable;
@@ -156,6 +156,10 @@ pub trait Accelerator: Send + Sync {
     /// The doorbells of the machine's devices. They are served while the guest runs, and a pause has all of them served
     /// before it reads any state.
     fn doorbells(&self) -> &Arc<Doorbells>;
+
+    /// The timers of the machine's devices, and its virtual clock, which runs while the guest does. A pause stops it, with
+    /// no timer's handler at work, before any doorbell is looked at for the last time.
+    fn timers(&self) -> &Arc<Timers>;
 
     /// Puts vCPUs, interrupt controllers and timers into their state after reset, and the first vCPU at the entry of a
     /// kernel. Objects and accelerator agree afterwards. The VM is paused, or has never run.

@@ -6,8 +6,9 @@
 //! mark what they write, so there is no dirty log either.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use hw::core::{AccelTypes, Doorbells, IrqSink};
+use hw::core::{AccelTypes, Doorbells, IrqSink, Timers};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_feature::CPU_FEATURES;
@@ -86,6 +87,15 @@ impl QtestAccel {
         (*phase == Phase::Running).then(instruction)
     }
 
+    /// Has so much virtual time pass, with all that the timers of devices do in it, each at its instant, and returns what the
+    /// clock shows then. Does nothing while the VM stands still, as its clock does.
+    #[must_use]
+    pub fn step_clock(&self, by: Duration) -> Duration {
+        let timers = &self.stand_in.timers;
+        timers.step(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), |_| ());
+        Duration::from_nanos(timers.now())
+    }
+
     /// The level to which a device drives an input of the interrupt controllers.
     #[must_use]
     pub fn line(&self, input: u32) -> bool {
@@ -109,7 +119,6 @@ fn bit(input: u32) -> Option<u64> {
 }
 
 /// What stands in for processors and interrupt controllers.
-#[derive(Default)]
 pub struct StandIn {
     phase: Mutex<Phase>,
     changed: Condvar,
@@ -117,6 +126,20 @@ pub struct StandIn {
     lines: Mutex<u64>,
     /// The inputs that have had a rising edge, a bit each.
     edges: Mutex<u64>,
+    /// Nobody runs, so that time passes as the driver says.
+    timers: Arc<Timers>,
+}
+
+impl Default for StandIn {
+    fn default() -> Self {
+        Self {
+            phase: Mutex::default(),
+            changed: Condvar::new(),
+            lines: Mutex::default(),
+            edges: Mutex::default(),
+            timers: Arc::new(Timers::stepped()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -253,6 +276,10 @@ impl Accelerator for Qtest {
         &self.doorbells
     }
 
+    fn timers(&self) -> &Arc<Timers> {
+        &self.stand_in.timers
+    }
+
     fn reset(&self, boot: &BootEntry) -> Result<(), AccelError> {
         let platform = self
             .platform
@@ -284,6 +311,7 @@ impl Accelerator for Qtest {
 
     fn pause(&self) -> Result<(), AccelError> {
         self.stand_in.set(Phase::Paused);
+        self.stand_in.timers.stop();
         self.doorbells
             .quiesce()
             .map_err(|error| AccelError::NotQuiet(error.to_string()))
@@ -291,6 +319,7 @@ impl Accelerator for Qtest {
 
     fn resume(&self, _: TimePolicy) -> Result<(), AccelError> {
         self.doorbells.go_live();
+        self.stand_in.timers.start();
         self.stand_in.set(Phase::Running);
         Ok(())
     }
@@ -305,6 +334,7 @@ impl Accelerator for Qtest {
 
     fn shutdown(&self) {
         self.stand_in.set(Phase::Ended);
+        self.stand_in.timers.end();
         self.doorbells.end();
     }
 }
@@ -371,6 +401,7 @@ mod tests {
             interrupts: created.accelerator.irq_sink(),
             events: Arc::new(NoRequests),
             doorbells: Arc::clone(created.accelerator.doorbells()),
+            timers: Arc::clone(created.accelerator.timers()),
         };
         let realize = || board.realize(&wiring);
         let error = realize().expect_err("there is no room").to_string();
@@ -436,7 +467,8 @@ mod tests {
             .expect("free");
         let accelerator = &created.accelerator;
         let mut cx = RealizeCtx::new(board.memory(), board.io(), accelerator.irq_sink(), Arc::new(NoRequests))
-            .with_doorbells(accelerator.doorbells());
+            .with_doorbells(accelerator.doorbells())
+            .with_timers(accelerator.timers());
         realize_device(device.object(), &mut cx).expect("realizes");
         let accel: Obj<QtestAccel> = Obj::new(Arc::clone(&created.object)).expect("its object");
         let store = |offset: u64, value: u32| {

@@ -216,6 +216,7 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         interrupts: accelerator.irq_sink(),
         events: requests.clone(),
         doorbells: Arc::clone(accelerator.doorbells()),
+        timers: Arc::clone(accelerator.timers()),
     };
     board.realize(&wiring)?;
     for cpu in board.cpus() {

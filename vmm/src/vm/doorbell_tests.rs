@@ -23,13 +23,13 @@ const RING: &[u8] = &[
     0xeb, 0xfb, // jmp 1b
 ];
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Arrivals for Nobody {
     fn arrived(&self, _: &Arc<Vm>) {}
 }
 
-fn host(accelerator: &str, console: &Arc<Paper>) -> Host {
+pub(super) fn host(accelerator: &str, console: &Arc<Paper>) -> Host {
     Host {
         types: TypeTable::gathered().expect("sound types"),
         accelerator: accelerator.to_owned(),
@@ -42,6 +42,11 @@ fn host(accelerator: &str, console: &Arc<Paper>) -> Host {
 
 /// A VM that rings, with its device added while it runs.
 fn ringing(accelerator: &str, console: &Arc<Paper>) -> Arc<Vm> {
+    ringing_with(accelerator, console, Vec::new())
+}
+
+/// The same, with a device that has these properties.
+pub(super) fn ringing_with(accelerator: &str, console: &Arc<Paper>, properties: Properties) -> Arc<Vm> {
     let kernel = elf(ENTRY, &[(ENTRY, RING, 4096)]);
     let spec = VmSpec {
         memory: 32 << 20,
@@ -54,7 +59,7 @@ fn ringing(accelerator: &str, console: &Arc<Paper>) -> Arc<Vm> {
     };
     let vm = Vm::create(&host(accelerator, console), &spec, Arc::default()).expect("made");
     vm.start().expect("runs");
-    vm.add_device("tern-testdev", Some("td"), Vec::new()).expect("added");
+    vm.add_device("tern-testdev", Some("td"), properties).expect("added");
     vm
 }
 

@@ -32,6 +32,8 @@ mod shape;
 mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timer_tests;
 mod tsc;
 
 pub use assemble::{CreateError, VmSpec};

@@ -10,31 +10,34 @@ use super::value::Value;
 use super::wire_type::WireType;
 
 /// A clock that a timer can run by.
+///
+/// The names are QEMU's. Its third one, `realtime`, counts from the start of a host, and says nothing on another.
 pub trait TimerClock {
     /// Its name on the wire.
     const NAME: &'static str;
 }
 
-/// The guest's time: it stands still while the guest does, and goes on from there where the guest goes on.
+/// The time in which the guest could run: it stands still while the guest does, and goes on from there where the guest goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtualClock;
 
-/// The time since 1970, which goes on while the guest stands still.
+/// The time of day, as the time since 1970: it goes on while the guest stands still, and an administrator may set it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RealtimeClock;
+pub struct HostClock;
 
 impl TimerClock for VirtualClock {
     const NAME: &'static str = "virtual";
 }
 
-impl TimerClock for RealtimeClock {
-    const NAME: &'static str = "realtime";
+impl TimerClock for HostClock {
+    const NAME: &'static str = "host";
 }
 
 /// What is state of a timer: when it runs out by its clock `C`, in nanoseconds, or that it is not armed.
 ///
-/// The time that is left would be wrong by as long as the transfer takes. The clock itself travels with the machine, and
-/// whoever loads this arms a timer of its own for the same instant; one that has passed meanwhile runs out at once.
+/// The time that is left would be wrong by as long as the transfer takes. The virtual clock travels with the
+/// machine, and whoever loads this arms a timer of its own for the same instant; one that has passed meanwhile runs out at
+/// once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Deadline<C> {
     nanoseconds: Option<u64>,

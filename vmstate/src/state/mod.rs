@@ -48,7 +48,7 @@ pub use adapt::{AdaptError, Refusal, adapt};
 pub use bitmap::Bitmap;
 pub use compare::compare;
 pub use configured::check_configured;
-pub use deadline::{Deadline, RealtimeClock, TimerClock, VirtualClock};
+pub use deadline::{Deadline, HostClock, TimerClock, VirtualClock};
 pub use decode::decode;
 pub use decode_error::{DecodeError, DecodeFault};
 pub use defaults::{ChangedDefault, changed_defaults};

@@ -148,7 +148,7 @@ fn leaf_type() -> impl Strategy<Value = WireType> {
         (0..9u32).prop_map(|max| WireType::Bytes { max }),
         (0..9u32).prop_map(|max| WireType::Str { max }),
         (0..20u32).prop_map(|max| WireType::Bitmap { max }),
-        prop_oneof![Just("virtual"), Just("realtime")].prop_map(|clock| WireType::Deadline { clock: clock.into() }),
+        prop_oneof![Just("virtual"), Just("host")].prop_map(|clock| WireType::Deadline { clock: clock.into() }),
         (1..=VARIANTS.len()).prop_map(|count| WireType::Enum {
             variants: VARIANTS[..count].iter().map(|variant| Name::from(*variant)).collect()
         }),
@@ -379,9 +379,7 @@ fn edit_type(wire: &WireType, edits: &mut dyn Iterator<Item = u8>) -> WireType {
         },
         (WireType::Str { max }, 2) => WireType::Str { max: max / 2 },
         (WireType::Bitmap { max }, 2) => WireType::Bitmap { max: max / 2 },
-        (WireType::Deadline { .. }, 2) => WireType::Deadline {
-            clock: "realtime".into(),
-        },
+        (WireType::Deadline { .. }, 2) => WireType::Deadline { clock: "host".into() },
         (WireType::Map { of, max, .. }, 2) => WireType::Map {
             key: Box::new(WireType::U8),
             of: of.clone(),

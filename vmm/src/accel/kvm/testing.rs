@@ -156,7 +156,8 @@ impl Guest {
         machine.add_child("testdev", Arc::clone(&device)).expect("free");
         let (memory, io) = (self.board.memory(), self.board.io());
         let mut cx = RealizeCtx::new(memory, io, self.accel.irq_sink(), Arc::new(NoRequests))
-            .with_doorbells(self.accel.doorbells());
+            .with_doorbells(self.accel.doorbells())
+            .with_timers(self.accel.timers());
         realize_device(&device, &mut cx).expect("realizes");
         self
     }

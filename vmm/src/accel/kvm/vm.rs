@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hw::core::{AccelTypes, Doorbells, IrqSink};
+use hw::core::{AccelTypes, Doorbells, IrqSink, Timers};
 use hw::i386::boot_entry::BootEntry;
 use hw::i386::cpu::X86Cpu;
 use hw::i386::cpu_model::HostCpu;
@@ -43,6 +43,7 @@ pub struct KvmVm {
     memory: Arc<KvmMemory>,
     lines: Arc<Lines>,
     doorbells: Arc<Doorbells>,
+    timers: Arc<Timers>,
     /// Those that KVM signals, in memory and in ports.
     kvm_doorbells: [Arc<KvmDoorbells>; 2],
     events: Arc<dyn VcpuEvents>,
@@ -86,6 +87,7 @@ impl KvmVm {
             memory: Arc::new(memory),
             lines: Arc::new(Lines::new(Arc::clone(&vm))),
             doorbells: Arc::default(),
+            timers: Arc::default(),
             kvm_doorbells: [DoorbellBus::Memory, DoorbellBus::Ports]
                 .map(|bus| Arc::new(KvmDoorbells::new(Arc::clone(&vm), bus))),
             vm,
@@ -167,6 +169,8 @@ impl KvmVm {
     /// Takes the vCPUs out of the guest.
     fn stop(&self, machine: &mut Machine) -> Result<(), AccelError> {
         // All are asked before any is waited for: they leave at once, and not one after the other.
+        // Handlers of timers may ring doorbells and raise interrupts, so these come first.
+        self.timers.stop();
         machine.cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_pause());
         let deadline = Instant::now() + PAUSE_DEADLINE;
         let stuck = |cpu: &&Arc<KvmCpu>| cpu.vcpu.wait_until_parked(deadline).is_err();
@@ -176,6 +180,7 @@ impl KvmVm {
                 let resumed = cpu.vcpu.resume();
                 resumed.map_err(|error| cpu::refused(cpu, "a thread", error))
             })?;
+            self.timers.start();
             return Err(is_stuck(&stuck.vcpu));
         }
         machine.phase = Phase::Unread;
@@ -203,6 +208,7 @@ impl KvmVm {
                 return Err(error);
             }
         }
+        self.timers.start();
         machine.phase = Phase::Running;
         Ok(())
     }
@@ -346,6 +352,10 @@ impl Accelerator for KvmVm {
         &self.doorbells
     }
 
+    fn timers(&self) -> &Arc<Timers> {
+        &self.timers
+    }
+
     fn reset(&self, boot: &BootEntry) -> Result<(), AccelError> {
         let mut machine = self.still()?;
         let cx = self.context(&machine)?;
@@ -468,6 +478,7 @@ impl Accelerator for KvmVm {
         machine.phase = Phase::Ended;
         machine.cpus.iter().for_each(|cpu| cpu.vcpu.ask_to_pause());
         machine.cpus.iter().for_each(|cpu| cpu.vcpu.end());
+        self.timers.end();
         self.doorbells.end();
         self.lines.hold();
     }
