@@ -435,7 +435,7 @@ mod tests {
         reader.sections[0].schema = Arc::new(configured.check().expect("legal"));
         let said = said(&writer, &reader);
         assert!(
-            said.ends_with("uart: x loads only if it is as the reader's machine is configured"),
+            said.ends_with("/machine/uart (uart): x loads only if it is as the reader's machine is configured"),
             "{said}"
         );
     }
