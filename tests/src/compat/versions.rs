@@ -91,6 +91,7 @@ impl Version {
             for patch in &patches {
                 apply(patch, folder);
             }
+            to_the_future(&folder.join("Cargo.toml"));
         };
         Self {
             name: "the future".to_owned(),
@@ -292,6 +293,16 @@ fn apply(patch: &Path, folder: &Path) {
         patch.display(),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Makes the version of a workspace a later one than all others, whatever it is.
+fn to_the_future(manifest: &Path) {
+    let text = fs::read_to_string(manifest).expect("a manifest");
+    let lines = text.lines().map(|line| match line.starts_with("version = ") {
+        true => "version = \"99.0.0\"\n".to_owned(),
+        false => format!("{line}\n"),
+    });
+    fs::write(manifest, lines.collect::<String>()).expect("written");
 }
 
 /// What of a folder of sources is none.
