@@ -213,7 +213,9 @@ moves() {
 
 # QEMU's emulation of SVM now and then mixes the world of the host into that of the guest: then KVM sees a guest whose instruction
 # pointer is within the host's own kvm_amd module, behind VMRUN, which no guest can know (each boot of the host has it elsewhere).
-# Whatever the guest does from there (a triple fault, for example, and then it boots) says nothing about Tern.
+# Whatever the guest does from there says nothing about Tern. (What else has been seen there, and is not told apart from a defect of
+# Tern's: a triple fault of a guest that was well a moment before, in the very VMRUN by which KVM injects an interrupt, while its
+# memory is being moved.)
 tracing=/sys/kernel/tracing
 
 # Has the kernel keep each such exit, and nothing else; and a host that has locked up is given up at once.

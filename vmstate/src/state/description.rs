@@ -122,7 +122,8 @@ pub trait StateHooks {
 
     /// Whether this object, as it is configured, has the optional subsection of that name at all. What a machine version
     /// does not have is switched off by a property that its compatibility properties set, and is neither described nor
-    /// sent nor taken then. The answer does not change once the object is realized. One that is within a field or another
+    /// sent nor taken then. The answer follows from the configuration and from what is on the machine, which do not change while
+    /// a state is taken, sent or loaded. One that is within a field or another
     /// subsection is called as these lead to it: `channels.fifo`, for all elements of a run alike.
     fn has_subsection(&self, path: &str) -> bool {
         let _ = path;
