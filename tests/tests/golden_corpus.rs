@@ -25,7 +25,7 @@ use tern_tests::process::Scratch;
 use tern_tests::state::nowhere_zero;
 use vmm::run_state::RunState;
 use vmm::vm::Vm;
-use vmstate::qom::Obj;
+use vmstate::qom::{Obj, StateDecl, TypeTable};
 use vmstate::state::{Schema, Value, adapt};
 
 /// The snapshots of a release, all of those that it has to have.
@@ -147,7 +147,7 @@ fn every_golden_snapshot_loads_and_saves_again_as_it_was() {
             golden.path.display(),
             found.join("\n")
         );
-        let stopped = golden.variant == "reset" || golden.variant == "filled";
+        let stopped = ["reset", "filled", corpus::OPTIONAL].contains(&golden.variant.as_str());
         let expected = if stopped { RunState::Paused } else { RunState::Running };
         assert_eq!(vm.status().run_state.get(), expected, "{}", golden.path.display());
     }
@@ -282,6 +282,35 @@ fn the_corpus_of_the_next_release_has_every_field_of_every_machine() {
         );
         let several = seen.values().filter(|values| values.len() > 1).count();
         assert!(several > 100, "{machine}: only {several} fields have two values");
+    }
+}
+
+/// What is switched on by a property alone has to be among the options, or no release would keep what comes with it.
+#[test]
+fn the_optional_parts_of_every_state_are_in_the_corpus_of_the_next_release() {
+    fn parts(schema: &Schema, path: &str, found: &mut BTreeSet<String>) {
+        for subsection in &schema.subsections {
+            let path = format!("{path}.{}", subsection.name);
+            parts(&subsection.schema, &path, found);
+            found.insert(path);
+        }
+    }
+    let types = TypeTable::gathered().expect("sound types");
+    let mut wanted = BTreeSet::new();
+    for info in types.infos() {
+        if let StateDecl::Described(binding) = info.state {
+            parts(binding.schema(), info.name, &mut wanted);
+        }
+    }
+    assert!(wanted.contains("machine.virtual_clock"), "{wanted:?}");
+    for name in machine::all() {
+        let machine = machine::full(&name, 1);
+        machine::add_options(&machine.vm);
+        let mut there = BTreeSet::new();
+        for section in machine.vm.schemas() {
+            parts(&section.schema, &section.description, &mut there);
+        }
+        assert_eq!(there, wanted, "{name}: what switches it on belongs into OPTIONS");
     }
 }
 

@@ -25,6 +25,8 @@ pub trait MachineEvents: Send + Sync {
 
     /// The guest has let go of `device`, which a hotplug handler's `unplug_request` had asked it to: it can be taken off by
     /// [`finish_unplug`](super::finish_unplug). That is not done by who tells it, as this is the guest's own access.
+    /// While the machine is being sent or saved it waits, and it does not go along: that the guest has let go is state of the handler's,
+    /// which tells it again after a load.
     fn device_released(&self, device: &Arc<Object>);
 
     /// The time of day, as the time since 1970: the host's, unless whoever runs the machine has another one for it.

@@ -35,7 +35,7 @@ use crate::machine::Site;
 use crate::process::Scratch;
 
 /// The kinds of snapshots that the states are made of.
-pub const BASES: [&str; 3] = ["reset", "busy", "filled"];
+pub const BASES: [&str; 4] = ["reset", "busy", "filled", corpus::OPTIONAL];
 /// States of each section in which every field is any other; of a large one they would take too much room.
 const RANDOM: u32 = 8;
 /// A section that can have more bytes is a large one.
@@ -134,12 +134,14 @@ impl Base<'_> {
         Ok(states)
     }
 
-    /// A section of each description: of several the last where every field is filled, else the first.
+    /// A section of each description: of several the last where every field is filled, else the first. For optional parts, of what has some.
     fn one_of_each(&self) -> Vec<&SavedSection> {
         let mut of_each: BTreeMap<&str, &SavedSection> = BTreeMap::new();
-        for section in &self.sections {
+        let is_optional =
+            |section: &&SavedSection| self.name != corpus::OPTIONAL || !section.schema.subsections.is_empty();
+        for section in self.sections.iter().filter(is_optional) {
             let of_description = of_each.entry(&section.description).or_insert(section);
-            if self.name == "filled" {
+            if self.name != "reset" && self.name != "busy" {
                 *of_description = section;
             }
         }

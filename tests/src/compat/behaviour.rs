@@ -35,6 +35,7 @@ use vmstate::state::{Schema, StructValue};
 
 use super::conformance::{devices, message};
 use super::forgotten::Found;
+use super::machine::OPTIONS;
 use super::program::{Op, Space};
 use super::rig::{Outside, Pages, Rig, Saved, SavedSection, Seen};
 use super::split_run::Scenario;
@@ -120,7 +121,13 @@ impl Transcript {
             .collect();
         for type_name in devices(types) {
             if !Rig::new(types, type_name)?.ground().is_inert() {
-                made.add(types, type_name, &machines, seed)?;
+                let on = on_machines(type_name, &machines);
+                made.add(
+                    types,
+                    type_name,
+                    &on.iter().map(String::as_str).collect::<Vec<_>>(),
+                    seed,
+                )?;
             }
         }
         Ok(made)
@@ -650,6 +657,16 @@ fn seen_text(seen: &Seen) -> String {
         Seen::Room => "room for input".to_owned(),
         Seen::Took(bytes) => format!("took {bytes}"),
     }
+}
+
+/// The machines, and the machines with each option of the type switched on.
+#[must_use]
+pub fn on_machines(type_name: &str, machines: &[&str]) -> Vec<String> {
+    let mut on: Vec<_> = machines.iter().map(|machine| (*machine).to_owned()).collect();
+    for (_, option, value) in OPTIONS.iter().filter(|(of, ..)| *of == type_name) {
+        on.extend(machines.iter().map(|machine| format!("{machine},{option}={value}")));
+    }
+    on
 }
 
 /// The types of a transcript, with the machines on which each is.

@@ -51,8 +51,11 @@ pub struct Variant {
     make: fn(&str, &Path) -> Machine,
 }
 
+/// The kind that has all optional parts of states.
+pub const OPTIONAL: &str = "optional";
+
 /// All kinds.
-pub const VARIANTS: [Variant; 6] = [
+pub const VARIANTS: [Variant; 7] = [
     // A machine as it is when it is switched on, stopped.
     Variant {
         name: "reset",
@@ -69,7 +72,17 @@ pub const VARIANTS: [Variant; 6] = [
     Variant {
         name: "filled",
         has_guest: false,
-        make: |machine, file| saved(filled(machine), file),
+        make: |machine, file| saved(filled(machine::full(machine, 2)), file),
+    },
+    // The same with all that users can switch on.
+    Variant {
+        name: OPTIONAL,
+        has_guest: false,
+        make: |machine, file| {
+            let machine = machine::full(machine, 1);
+            machine::add_options(&machine.vm);
+            saved(filled(machine), file)
+        },
     },
     // A snapshot that descends from another one, of a machine that has gone on since.
     Variant {
@@ -306,9 +319,8 @@ fn running_timer() -> I8254State {
     timer
 }
 
-/// A machine every field of whose state holds something.
-fn filled(machine: &str) -> Machine {
-    let machine = machine::full(machine, 2);
+/// A machine every field of whose state holds something then.
+fn filled(machine: Machine) -> Machine {
     let vm = &machine.vm;
     let sections = vm.schemas().into_iter().map(|section| IncomingSection {
         bytes: encode(&section.schema, &nowhere_zero(&section.schema)).expect("made by this description"),

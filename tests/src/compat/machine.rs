@@ -71,6 +71,32 @@ pub fn add_everything(vm: &Vm) {
     }
 }
 
+/// What users can switch on of a device that it has on no machine by itself: type, property, value. With it come the optional parts
+/// of states, which a release has to keep like all others.
+pub const OPTIONS: &[(&str, &str, &str)] = &[("tern-testdev", "timer", "on")];
+
+/// Where a device is that has a place of its own on the machine already, and another one by [`add_everything`].
+const FURTHER: &[(&str, &[(&str, &str)])] = &[(
+    "tern-testdev",
+    &[("mmio-base", "0xd1010000"), ("iobase", "0xe8"), ("irq", "6")],
+)];
+
+/// Has `vm` get one device more for each of the [`OPTIONS`].
+///
+/// # Panics
+///
+/// If one cannot be added.
+pub fn add_options(vm: &Vm) {
+    for (name, option, value) in OPTIONS {
+        let place = FURTHER.iter().find(|(device, _)| device == name);
+        let properties = place.into_iter().flat_map(|(_, properties)| properties.iter().copied());
+        let properties = properties.chain([(*option, *value)]);
+        let properties = properties.map(|(name, value)| (name.to_owned(), PropertyValue::from(value)));
+        vm.add_device(name, Some(&format!("{name}-with-{option}")), properties.collect())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
 /// A machine without processors that run, with `cpus` of them and one of everything that can be added, stopped.
 ///
 /// # Panics

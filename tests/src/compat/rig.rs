@@ -18,7 +18,7 @@ use hw::memory::{AccessError, AddressSpace, Backing, MemoryRegion, MemorySystem,
 use parking_lot::Mutex;
 use vmm::accel::qtest;
 use vmstate::qom::sections::{IncomingSection, LoadTreeError, load_tree, save_tree, tree_schemas};
-use vmstate::qom::{Obj, Object, ObjectPart, PropertyDefaults, PropertyKind, TypeTable};
+use vmstate::qom::{GlobalProperty, Obj, Object, ObjectPart, PropertyDefaults, PropertyKind, TypeTable};
 use vmstate::state::{Schema, StructValue, encode};
 
 use super::program::{Ground, Op, Place, Space};
@@ -240,7 +240,8 @@ impl Rig {
         Self::on_machine(types, type_name, None, outside)
     }
 
-    /// The same, with the properties that a device has on a version of the machine.
+    /// The same, with the properties that a device has on a version of the machine; `microvm-1.1,timer=on` is that machine with an
+    /// option of the device's switched on.
     ///
     /// # Errors
     ///
@@ -253,9 +254,13 @@ impl Rig {
     ) -> Result<Self, String> {
         let compat = match machine {
             None => Vec::new(),
-            Some(name) => {
+            Some(on) => {
+                let (name, option) = on.split_once(',').unzip();
+                let name = name.unwrap_or(on);
                 let machine = MachineType::find(types, name).ok_or_else(|| format!("there is no machine {name}"))?;
-                machine.class.compat
+                let option = option.map(|option| format!("{type_name}.{option}").parse::<GlobalProperty>());
+                let option = option.transpose().map_err(|error| error.to_string())?;
+                machine.class.compat.into_iter().chain(option).collect()
             }
         };
         let defaults = PropertyDefaults::default().with_machine(compat);

@@ -307,6 +307,7 @@ impl Jobs {
             faults: Arc::clone(&options.faults),
         };
         spawn("migration", job, move |job| {
+            let _whole = vm.keep_whole();
             let sent = precopy::send(&*vm, &to, &options, &job.cancel, &job.gauges);
             sent_to_the_end(job, sent);
         })
@@ -333,7 +334,10 @@ impl Jobs {
             ..SaveOptions::default()
         };
         spawn("snapshot", job, move |job| {
-            match snapshot::save(&*vm, &path, &options, &**job) {
+            let whole = vm.keep_whole();
+            let saved = snapshot::save(&*vm, &path, &options, &**job);
+            drop(whole);
+            match saved {
                 Ok(report) => {
                     if options.stop {
                         vm.release_stopped();

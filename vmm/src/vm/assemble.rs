@@ -4,6 +4,7 @@
 //! that arrives.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use hw::char::Serial16550;
 use hw::core::{HotplugError, Wiring};
@@ -236,6 +237,7 @@ pub(super) fn assemble(host: &Host, parts: Parts) -> Result<Arc<Vm>, CreateError
         status,
         requests,
         lifecycle: parking_lot::Mutex::new(Lifecycle::default()),
+        kept_whole: AtomicUsize::default(),
         changes: parking_lot::Mutex::default(),
     });
     vm.add_arriving()?;

@@ -4,6 +4,8 @@
 //! builds only what needs nothing of its host.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hw::core::{AddedBy, DeviceName, HotplugError, NewDevice, Unplugged, finish_unplug, unplug_device};
 use migration::vm::{PreflightReport, Property, Recipe, Setting, UserObject};
@@ -111,8 +113,21 @@ impl Vm {
         Ok(())
     }
 
+    /// Keeps all devices where they are until what is returned is dropped: whoever describes the machine and then takes its state
+    /// needs both to be of the same devices. A device that the guest lets go of meanwhile goes afterwards.
+    #[must_use]
+    pub(crate) fn keep_whole(self: &Arc<Self>) -> KeptWhole {
+        // Who takes a device off at this moment does so under this lock.
+        let _life = self.lifecycle.lock();
+        self.kept_whole.fetch_add(1, Ordering::SeqCst);
+        KeptWhole(Arc::clone(self))
+    }
+
     /// Takes the devices off that the guest has let go of. The lifecycle's lock is held.
     pub(super) fn finish_unplugs(&self) {
+        if self.kept_whole.load(Ordering::SeqCst) > 0 {
+            return;
+        }
         for device in self.requests.take_released() {
             let path = device.path();
             match finish_unplug(&device) {
@@ -193,6 +208,16 @@ impl Vm {
 fn id_of(path: &str) -> Option<String> {
     let id = path.strip_prefix(PERIPHERAL)?.strip_prefix('/')?;
     Some(id.to_owned())
+}
+
+/// While there is one, no device goes; see [`Vm::keep_whole`].
+pub(crate) struct KeptWhole(Arc<Vm>);
+
+impl Drop for KeptWhole {
+    fn drop(&mut self) {
+        self.0.kept_whole.fetch_sub(1, Ordering::SeqCst);
+        self.0.requests.wake();
+    }
 }
 
 /// What users have changed of a VM since it was built, by the paths of objects.

@@ -220,6 +220,20 @@ fn a_device_that_the_guest_was_asked_for_goes_when_it_has_let_go() {
     assert_eq!(left(), [""; 0]);
     vm.cont().expect("goes on");
 
+    // Whoever sends or saves the machine has described it with the device.
+    add("sent");
+    vm.delete_device("sent").expect("the guest is asked");
+    let whole = vm.keep_whole();
+    release("sent");
+    release("sent");
+    vm.serve_request();
+    vm.stop().expect("stops");
+    assert_eq!(left(), ["/machine/peripheral/sent"]);
+    drop(whole);
+    vm.cont().expect("goes on");
+    vm.serve_request();
+    assert_eq!(left(), [""; 0]);
+
     add("kept");
     vm.delete_device("kept").expect("the guest is asked");
     release("kept");
@@ -238,7 +252,12 @@ fn a_device_that_the_guest_was_asked_for_goes_when_it_has_let_go() {
         .collect();
     assert_eq!(
         of_devices,
-        [(true, told("box")), (true, told("late")), (false, told("kept"))]
+        [
+            (true, told("box")),
+            (true, told("late")),
+            (true, told("sent")),
+            (false, told("kept"))
+        ]
     );
 }
 

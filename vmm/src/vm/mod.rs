@@ -43,6 +43,7 @@ pub use lifecycle::LifecycleError;
 pub use shape::{cpu_models, shape};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use hw::char::{CharFrontend, CharSink};
 use hw::core::Wiring;
@@ -159,6 +160,8 @@ pub struct Vm {
     lifecycle: Mutex<lifecycle::Lifecycle>,
     /// What users have changed since it was built.
     changes: Mutex<devices::Changes>,
+    /// How many keep its devices where they are.
+    kept_whole: AtomicUsize,
 }
 
 impl Vm {

@@ -54,10 +54,17 @@ impl Requests {
         self.pending.lock().take()
     }
 
-    /// The devices that the guest has let go of, which are then nobody's to take off but the caller's.
+    /// The devices that the guest has let go of, each once, which are then nobody's to take off but the caller's.
     pub(super) fn take_released(&self) -> Vec<Arc<Object>> {
         let released = std::mem::take(&mut *self.released.lock());
-        released.iter().filter_map(Weak::upgrade).collect()
+        let mut devices: Vec<Arc<Object>> = Vec::new();
+        for device in released.iter().filter_map(Weak::upgrade) {
+            let is_there = device.parent().is_some();
+            if is_there && !devices.iter().any(|known| Arc::ptr_eq(known, &device)) {
+                devices.push(device);
+            }
+        }
+        devices
     }
 
     fn note(&self, request: Request) {
