@@ -143,7 +143,10 @@ impl Settings {
         let mut settings = Vec::new();
         for (key, value) in table.get_ref() {
             let (name, at) = (key.get_ref().as_ref(), key.span().start);
-            let option = options.iter().find(|option| option.get_long() == Some(name));
+            let option = options.iter().find(|option| {
+                let aliases = option.get_visible_aliases().unwrap_or_default();
+                option.get_long() == Some(name) || aliases.contains(&name)
+            });
             let option = option.ok_or_else(|| (at, unknown(name, &options)))?;
             let values = match (value.get_ref(), option.get_action()) {
                 (DeValue::Array(values), ArgAction::Append) => values.iter().map(|value| value.get_ref()).collect(),
@@ -294,6 +297,8 @@ mod tests {
         assert_eq!(args.global.len(), 2);
         let one = run_with("global = \"pvpanic.events=1\"", &[]).expect("a single one");
         assert_eq!(one.global.len(), 1);
+        let args = run_with("kernel = \"k\"\nappend = \"quiet\"\n", &[]).expect("another name of an option's");
+        assert_eq!(args.cmdline, "quiet");
         let wrong = run_with("name = [\"a\", \"b\"]", &[]).expect_err("there is one name");
         assert!(wrong.contains("vm.toml:1: name: it is a text or a number"), "{wrong}");
     }

@@ -54,9 +54,11 @@ impl Framer {
             }
             if self.in_string {
                 match byte {
-                    _ if self.after_backslash => self.after_backslash = false,
+                    _ if self.after_backslash && byte != b'\n' => self.after_backslash = false,
                     b'\\' => self.after_backslash = true,
                     b'"' => self.in_string = false,
+                    // No string has one. What follows is taken for another request, or the client would never hear anything again.
+                    b'\n' => return Some(self.give_up()),
                     _ => {}
                 }
                 continue;
@@ -80,6 +82,16 @@ impl Framer {
             }
         }
         None
+    }
+
+    /// Drops an object that cannot be one, up to here.
+    fn give_up(&mut self) -> Frame {
+        let rest = self.bytes.split_off(self.scanned);
+        *self = Self {
+            bytes: rest,
+            ..Self::default()
+        };
+        Frame::Garbage
     }
 
     /// Drops what lies before an object; says so if that was more than white space.
@@ -144,6 +156,20 @@ mod tests {
             [Frame::Garbage, Frame::Garbage, object("{}")]
         );
         assert_eq!(frames(&[b"he", b"lp\n{}"]), [Frame::Garbage, object("{}")]);
+    }
+
+    #[test]
+    fn a_line_that_ends_within_a_string_costs_itself_and_nothing_else() {
+        assert_eq!(
+            frames(&[b"{\"exec\n{}", b"{\"a\\\n{\"b\":[\"\n{}"]),
+            [
+                Frame::Garbage,
+                object("{}"),
+                Frame::Garbage,
+                Frame::Garbage,
+                object("{}")
+            ]
+        );
     }
 
     #[test]

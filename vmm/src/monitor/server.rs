@@ -42,6 +42,9 @@ const TOO_MUCH_QUEUED: usize = 1 << 20;
 /// How long clients are waited for when the VM has ended, to take their last lines.
 const FAREWELL: Duration = Duration::from_millis(300);
 
+/// How long clients are waited for that ask now and then how a migration goes, to ask once more.
+const LAST_QUESTION: Duration = Duration::from_secs(5);
+
 /// The monitor of one VM.
 pub struct MonitorServer(Arc<Shared>);
 
@@ -100,10 +103,16 @@ impl MonitorServer {
         Ok(Self(shared))
     }
 
-    /// Says goodbye: what is queued for clients is sent as far as they take it soon, and the socket is removed.
+    /// Says goodbye: who polls a migration hears how it ended, what is queued for clients is sent as far as they take it soon, and the
+    /// socket is removed.
     pub fn finish(self) {
+        let mut state = self.0.state.lock();
+        let deadline = Instant::now() + LAST_QUESTION;
+        for client in state.clients.values_mut() {
+            client.answer_the_last_question(&*self.0.vm, deadline);
+        }
         let deadline = Instant::now() + FAREWELL;
-        for client in self.0.state.lock().clients.values_mut() {
+        for client in state.clients.values_mut() {
             client.flush_until(deadline);
         }
     }
@@ -285,15 +294,23 @@ impl Client {
         self.queue.drain(..sent);
     }
 
+    fn answer_the_last_question(&mut self, vm: &dyn Control, deadline: Instant) {
+        while self.session.awaits_the_end() && !self.leaving && self.is_ready(PollFlags::IN, deadline) {
+            self.read();
+            self.answer(vm);
+        }
+    }
+
     fn flush_until(&mut self, deadline: Instant) {
         self.flush();
-        while !self.queue.is_empty() {
-            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or_default();
-            match poll(&mut [PollFd::new(&self.fd.as_fd(), PollFlags::OUT)], Some(&left)) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => self.flush(),
-            }
+        while !self.queue.is_empty() && self.is_ready(PollFlags::OUT, deadline) {
+            self.flush();
         }
+    }
+
+    fn is_ready(&self, how: PollFlags, deadline: Instant) -> bool {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or_default();
+        poll(&mut [PollFd::new(&self.fd.as_fd(), how)], Some(&left)).is_ok_and(|ready| ready > 0)
     }
 
     /// The client has gone, and so has whatever was meant for it.
@@ -530,5 +547,35 @@ mod tests {
         assert_eq!(event["data"]["status"], "completed");
         assert_eq!(event["data"]["x-tern-result"]["status"], "completed");
         assert_eq!(event["data"]["x-tern-result"]["x-tern-to"], "tcp:h:1");
+    }
+
+    #[test]
+    fn who_polls_a_migration_hears_that_it_is_over_though_the_vm_is_gone() {
+        let served = Served::new();
+        let (mut poller, mut other) = (served.client(), served.client());
+        let status = |client: &mut QmpClient| {
+            let answer = client.execute("query-migrate", json!({}));
+            answer.map(|answer| answer["status"].clone())
+        };
+        served.vm.reach(MigrationStatus::Active);
+        assert_eq!(status(&mut poller).expect("an answer"), "active");
+        other.execute("query-status", json!({})).expect("an answer");
+        let vm = Arc::clone(&served.vm);
+        served.event_loop.defer(move |event_loop| {
+            vm.reach(MigrationStatus::Completed);
+            vm.end(Ending::HandedOver { to: "tcp:h:1".into() });
+            event_loop.handle().defer(EventLoop::leave);
+        });
+        // By the event, as one that does not wait for it hears it later than the loop has ended.
+        other
+            .next_event(Duration::from_secs(10))
+            .expect("still connected")
+            .expect("in time");
+        while let Ok(Some(_)) = other.next_event(Duration::from_millis(400)) {}
+        assert_eq!(
+            status(&mut poller).expect("the VM waits for that question"),
+            "completed"
+        );
+        assert!(status(&mut poller).is_err(), "and for no other");
     }
 }

@@ -25,6 +25,7 @@ pub(super) enum Next {
 pub(super) struct Session {
     framer: Framer,
     negotiated: bool,
+    awaits_the_end: bool,
 }
 
 impl Session {
@@ -36,6 +37,12 @@ impl Session {
     /// Whether the client is to be told of events: not before it has negotiated.
     pub(super) fn hears_events(&self) -> bool {
         self.negotiated
+    }
+
+    /// Whether the client has asked how a migration goes that was not over, and has not heard of its end by asking again. That is how
+    /// clients made for QEMU wait for it: there, the source is still there to be asked.
+    pub(super) fn awaits_the_end(&self) -> bool {
+        self.awaits_the_end
     }
 
     /// Answers the next request, if there is a whole one; the answer goes to `send`.
@@ -62,7 +69,15 @@ impl Session {
     fn carry_out(&mut self, vm: &dyn Control, request: Request) -> Result<serde_json::Value, QmpError> {
         const NEGOTIATION: &str = "qmp_capabilities";
         match (self.negotiated, request.command == NEGOTIATION) {
-            (true, false) => execute(vm, &request.command, request.arguments),
+            (true, false) => {
+                let answer = execute(vm, &request.command, request.arguments);
+                match request.command.as_str() {
+                    "query-migrate" => self.awaits_the_end = answer.as_ref().is_ok_and(is_under_way),
+                    "quit" => self.awaits_the_end = false,
+                    _ => {}
+                }
+                answer
+            }
             (false, false) => Err(QmpError::new(
                 ErrorClass::CommandNotFound,
                 format!("Expecting capabilities negotiation with '{NEGOTIATION}'"),
@@ -92,6 +107,12 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether an answer to `query-migrate` tells of a migration that is not over.
+fn is_under_way(answer: &serde_json::Value) -> bool {
+    let status = answer["status"].as_str();
+    status.is_some_and(|status| !["completed", "failed", "cancelled"].contains(&status))
 }
 
 #[cfg(test)]
