@@ -30,17 +30,47 @@ pub(crate) mod testing;
 use std::ops::Range;
 
 use hw::acpi::tables as acpi;
-use hw::i386::boot_entry::BootEntry;
+use hw::i386::boot_entry::{BootEntry, LINUX_DESCRIPTORS};
 use hw::i386::microvm::layout;
 use hw::i386::{mptable, reset_vector};
 use hw::memory::RamError;
 use linux_loader::loader::bootparam::setup_header;
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use vmstate::state::VmState as _;
 
 use bzimage::BzImage;
 use memory_map::{low_end, place};
 pub use payload::{BootFiles, BootPayload};
+
+/// What a kernel is told of memory, and the boot processor's state at each entry, on a machine with so much RAM: part of what a guest
+/// sees of a machine, at every reset anew. The kernel itself is taken to begin at 1 MiB.
+pub(crate) fn shape(ram_bytes: u64) -> Value {
+    let map = memory_map::memory_map(ram_bytes).into_iter().map(|range| {
+        let last = range.start + (range.bytes - 1);
+        (format!("{:#x}-{last:#x}", range.start), range.kind.into())
+    });
+    let pvh = BootEntry::Pvh {
+        entry: layout::EXTENDED,
+        start_info: place::START_INFO,
+    };
+    let linux = BootEntry::Linux64 {
+        entry: layout::EXTENDED,
+        zero_page: place::ZERO_PAGE,
+        page_tables: place::PAGE_TABLES,
+        descriptors: place::DESCRIPTORS,
+    };
+    let state = |entry: BootEntry| entry.cpu_state().to_value().to_json();
+    let descriptors = LINUX_DESCRIPTORS.iter().map(|descriptor| format!("{descriptor:#018x}"));
+    json!({
+        "memory-map": map.collect::<Map<_, _>>(),
+        "pvh": state(pvh),
+        "linux64": state(linux),
+        "linux64-descriptors": descriptors.collect::<Vec<_>>(),
+    })
+}
 
 /// Why a guest cannot boot from its payload.
 #[derive(Debug, Error)]

@@ -16,6 +16,7 @@ use vmstate::state::Schema;
 
 use super::{CreateError, Host, Vm, VmSpec, describe, processor};
 use crate::accel::HostFeatures;
+use crate::boot;
 
 /// So many vCPUs, and so much memory that some of it lies above the hole below 4 GiB.
 const CPUS: u32 = 2;
@@ -33,6 +34,8 @@ const MEMORY: u64 = 5 << 30;
 /// | `addable` | the types that users can add: by what command, and the default of each property |
 /// | `state` | version, fields and subsections of each description of state, by the path of its object |
 /// | `tables` | bytes of the ACPI and MP tables and of the reset vector, in rows, by their addresses |
+/// | `boot` | what a kernel is told of memory, and the boot processor's state at each entry |
+/// | `reset` | the state of each other object after a reset, by its path and what describes it |
 /// | `cpuid` | rows of each CPU model that there was with that release, by leaf and subleaf |
 ///
 /// Nothing of it depends on the host. It is made without an accelerator that runs guests, and the types that one
@@ -64,6 +67,8 @@ pub fn shape(types: &Arc<TypeTable>, machine: &str, since: Release) -> Result<Va
             (format!("{} ({})", section.path, section.description), state(&section.schema))
         }).collect::<Map<_, _>>(),
         "tables": tables(vm.board().ram())?,
+        "boot": boot::shape(MEMORY),
+        "reset": reset(&vm),
         "cpuid": tables_of(types, fixed_models().filter(|model| model.since <= since))?
             .map(|(model, table)| (model.name.to_owned(), rows(&table).into()))
             .collect::<Map<_, _>>(),
@@ -201,6 +206,25 @@ fn state(schema: &Schema) -> Value {
     json!({ "version": schema.version, "fields": fields, "subsections": subsections })
 }
 
+/// States as they are when the machine begins; of the boot processor that is the entry's. What says where the machine comes from, and when,
+/// is no part of it.
+fn reset(vm: &Vm) -> Map<String, Value> {
+    const OF_THIS_HOST: [&str; 3] = ["machine", "guest-clock", "mc146818rtc"];
+    let boot_processor = vm.board().cpus().first().map(|cpu| cpu.path());
+    let mut states = Map::new();
+    vm.board().machine().walk(|object| {
+        for (info, binding) in object.states() {
+            if Some(object.path()) != boot_processor && !OF_THIS_HOST.contains(&info.name) {
+                states.insert(
+                    format!("{} ({})", object.path(), info.name),
+                    binding.take(object).to_json(),
+                );
+            }
+        }
+    });
+    states
+}
+
 /// Rows of sixteen bytes of what lies where a PC has its BIOS; those of zeros are left out.
 fn tables(ram: &RamBlock) -> Result<Map<String, Value>, CreateError> {
     let mut rows = Map::new();
@@ -315,6 +339,19 @@ mod tests {
             );
             let fields = &shape["state"]["/machine/serial0 (serial16550)"]["fields"];
             assert!(fields.as_array().is_some_and(|fields| !fields.is_empty()));
+            assert_eq!(
+                shape["boot"]["memory-map"],
+                json!({ "0x0-0x9ffff": 1, "0xa0000-0xfffff": 2, "0x100000-0xbfffffff": 1, "0x100000000-0x17fffffff": 1 })
+            );
+            assert_eq!(shape["boot"]["pvh"]["general"]["rip"], 0x10_0000);
+            let descriptions = shape["reset"].as_object().expect("states").keys();
+            let (mut processors, mut others) = (0, 0);
+            for name in descriptions {
+                processors += usize::from(name.ends_with("(x86-cpu)"));
+                others += 1;
+            }
+            assert_eq!(processors, 1, "but for the boot processor");
+            assert!(others > 8, "{others}");
             let rsdp = shape["tables"]["0xe0000"].as_str().expect("a row");
             assert!(rsdp.starts_with("52 53 44 20 50 54 52 20"), "{rsdp}");
             assert_eq!(
