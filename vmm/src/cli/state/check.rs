@@ -106,8 +106,11 @@ impl From<Verdict> for Answer {
 
 impl<'a> Direction<'a> {
     fn new(writer: &'a Descriptions, reader: &'a Descriptions) -> Self {
-        // Sections of two machines are paired by object; where one side is no machine, by what describes them.
-        let by_object = writer.machine.is_some() && reader.machine.is_some();
+        // Sections of two machines are paired by object; where one side is no machine, or only a sample of one beside a snapshot, by what
+        // describes them.
+        let is_snapshot = |side: &Descriptions| side.sections.iter().any(|section| section.value.is_some());
+        let by_object =
+            writer.machine.is_some() && reader.machine.is_some() && is_snapshot(writer) == is_snapshot(reader);
         let is_same = |a: &Described, b: &Described| a.description == b.description && (!by_object || a.path == b.path);
         let mut fields = Vec::new();
         let mut seen = BTreeSet::new();
@@ -123,7 +126,7 @@ impl<'a> Direction<'a> {
                     judge(&name, section, known, &mut fields);
                 }
                 // The machine of the reader need not have all that the writer's program has.
-                None if by_object || reader.machine.is_none() => {
+                None if by_object || reader.machine.is_none() || section.value.is_some() => {
                     fields.push(whole(name, "the reader has no such state"));
                 }
                 _ => {}
@@ -454,5 +457,34 @@ mod tests {
             "{gone}"
         );
         assert!(said(&side(None, &both[..1]), &side(None, &both)).ends_with(": loads"));
+    }
+
+    #[test]
+    fn a_snapshot_and_the_descriptions_of_its_machine_match_whatever_its_objects_are_called() {
+        let state = State::Uint(1);
+        let snapshot = |names: &[&str]| {
+            let mut side = side(Some("m"), &[("uart", WireType::U8, Some(state))]);
+            let one = side.sections.remove(0);
+            side.sections = names
+                .iter()
+                .map(|name| Described {
+                    path: Some((*name).to_owned()),
+                    description: one.description.clone(),
+                    schema: Arc::clone(&one.schema),
+                    value: one.value.clone(),
+                })
+                .collect();
+            side
+        };
+        let file = side(Some("m"), &[("uart", WireType::U8, None), ("rtc", WireType::U8, None)]);
+        let two = snapshot(&["/machine/a", "/machine/b"]);
+        assert!(said(&two, &file).ends_with(": loads"), "{}", said(&two, &file));
+        assert!(said(&file, &two).ends_with(": loads"), "{}", said(&file, &two));
+        let without = side(Some("m"), &[("rtc", WireType::U8, None)]);
+        let gone = said(&two, &without);
+        assert!(
+            gone.contains("/machine/b (uart): . does not load: the reader has no such state"),
+            "{gone}"
+        );
     }
 }
