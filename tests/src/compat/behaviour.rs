@@ -31,7 +31,7 @@ use hw::core::MachineType;
 use hw::memory::AccessError;
 use vmstate::qom::TypeTable;
 use vmstate::qom::sections::IncomingSection;
-use vmstate::state::{Schema, StructValue};
+use vmstate::state::Schema;
 
 use super::conformance::{devices, message};
 use super::forgotten::Found;
@@ -525,16 +525,9 @@ impl Beginning {
 fn as_on(rig: &Rig, saved: &Saved) -> Result<Saved, String> {
     let here = rig.save()?;
     let as_on = saved.iter().zip(here).map(|(section, here)| {
-        let (mut section, schema) = (section.clone(), here.schema);
-        let mut value = StructValue::new(section.value.version());
-        for (name, field) in section.value.fields() {
-            value.set(name.clone(), field.clone());
-        }
-        let subsections = section.value.subsections();
-        for (name, subsection) in subsections.filter(|(name, _)| schema.subsection(name).is_some()) {
-            value.set_subsection(name.clone(), subsection.clone());
-        }
-        (section.value, section.schema) = (value, schema);
+        let mut section = section.clone();
+        section.value = section.value.without_others(&here.schema);
+        section.schema = here.schema;
         section
     });
     Ok(as_on.collect())

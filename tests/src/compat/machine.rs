@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hw::core::{AddedBy, MachineType, addable_types};
 use migration::vm::SourceVm;
 use serde_json::Value;
-use vmm::vm::{Vm, VmSpec};
+use vmm::vm::{Properties, Vm, VmSpec};
 use vmstate::qom::sections::SectionSchema;
 use vmstate::qom::{PropertyValue, StateDecl, TypeTable};
 
@@ -47,7 +47,7 @@ pub fn least_kernel() -> Vec<u8> {
 }
 
 /// What has to be set of a device that has its default place on the machine already.
-const ELSEWHERE: &[(&str, &[(&str, &str)])] = &[("serial16550", &[("iobase", "0x2f8"), ("irq", "7")])];
+const ELSEWHERE: &[Place] = &[("serial16550", &[("iobase", "0x2f8"), ("irq", "7")])];
 
 /// Has `vm` get one of everything that a user can add to it.
 ///
@@ -61,9 +61,7 @@ pub fn add_everything(vm: &Vm) {
         let added = match by {
             AddedBy::DeviceAdd => {
                 let place = ELSEWHERE.iter().find(|(device, _)| *device == name);
-                let properties = place.into_iter().flat_map(|(_, properties)| *properties);
-                let properties = properties.map(|(name, value)| ((*name).to_owned(), PropertyValue::from(*value)));
-                vm.add_device(name, Some(&id), properties.collect())
+                vm.add_device(name, Some(&id), set(place, None))
             }
             AddedBy::ObjectAdd => vm.add_object(name, &id, Vec::new()),
         };
@@ -75,8 +73,20 @@ pub fn add_everything(vm: &Vm) {
 /// of states, which a release has to keep like all others.
 pub const OPTIONS: &[(&str, &str, &str)] = &[("tern-testdev", "timer", "on")];
 
+/// What is set of a device that has this place, and perhaps an option.
+fn set(place: Option<&Place>, option: Option<(&str, &str)>) -> Properties {
+    let properties = place.into_iter().flat_map(|(_, properties)| properties.iter().copied());
+    let properties = properties.chain(option);
+    properties
+        .map(|(name, value)| (name.to_owned(), PropertyValue::from(value)))
+        .collect()
+}
+
+/// A type of device, and the properties that say where one is.
+type Place = (&'static str, &'static [(&'static str, &'static str)]);
+
 /// Where a device is that has a place of its own on the machine already, and another one by [`add_everything`].
-const FURTHER: &[(&str, &[(&str, &str)])] = &[(
+const FURTHER: &[Place] = &[(
     "tern-testdev",
     &[("mmio-base", "0xd1010000"), ("iobase", "0xe8"), ("irq", "6")],
 )];
@@ -89,10 +99,8 @@ const FURTHER: &[(&str, &[(&str, &str)])] = &[(
 pub fn add_options(vm: &Vm) {
     for (name, option, value) in OPTIONS {
         let place = FURTHER.iter().find(|(device, _)| device == name);
-        let properties = place.into_iter().flat_map(|(_, properties)| properties.iter().copied());
-        let properties = properties.chain([(*option, *value)]);
-        let properties = properties.map(|(name, value)| (name.to_owned(), PropertyValue::from(value)));
-        vm.add_device(name, Some(&format!("{name}-with-{option}")), properties.collect())
+        let id = format!("{name}-with-{option}");
+        vm.add_device(name, Some(&id), set(place, Some((option, value))))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }

@@ -16,6 +16,30 @@ pub fn without<'a>(schema: &'a Schema, lacks: Lacks<'_>) -> Cow<'a, Schema> {
     in_schema("", schema, lacks).map_or(Cow::Borrowed(schema), Cow::Owned)
 }
 
+impl StructValue {
+    /// The value without the subsections that its description has not, wherever in it they are.
+    #[must_use]
+    pub fn without_others(self, schema: &Schema) -> Self {
+        let version = self.version();
+        let (fields, subsections) = self.into_parts();
+        let mut kept = Self::new(version);
+        for (name, field) in fields {
+            let nested = schema.field(&name).and_then(|field| field.wire.nested());
+            let field = match nested {
+                Some(nested) => stripped_value(field, nested),
+                None => field,
+            };
+            kept.push(name, field);
+        }
+        for (name, subsection) in subsections {
+            if let Some(known) = schema.subsection(&name) {
+                kept.push_subsection(name, subsection.without_others(&known.schema));
+            }
+        }
+        kept
+    }
+}
+
 /// The first subsection of a value that its description lacks.
 pub fn lacking_in(schema: &Schema, value: &StructValue, lacks: Lacks<'_>) -> Option<String> {
     in_struct("", schema, value, lacks)
@@ -43,7 +67,7 @@ fn in_schema(path: &str, schema: &Schema, lacks: Lacks<'_>) -> Option<Schema> {
         }
         if let Some(inner) = in_schema(&path, &subsection.schema, lacks) {
             changed = true;
-            subsection.absent = subsection.absent.take().map(|absent| stripped(absent, &inner));
+            subsection.absent = subsection.absent.take().map(|absent| absent.without_others(&inner));
             subsection.schema = inner;
         }
         true
@@ -75,31 +99,10 @@ fn has_optional(schema: &Schema) -> bool {
             .any(has_optional)
 }
 
-/// The value without the subsections that its description has no more.
-fn stripped(value: StructValue, schema: &Schema) -> StructValue {
-    let version = value.version();
-    let (fields, subsections) = value.into_parts();
-    let mut kept = StructValue::new(version);
-    for (name, field) in fields {
-        let nested = schema.field(&name).and_then(|field| field.wire.nested());
-        let field = match nested {
-            Some(nested) => stripped_value(field, nested),
-            None => field,
-        };
-        kept.push(name, field);
-    }
-    for (name, subsection) in subsections {
-        if let Some(known) = schema.subsection(&name) {
-            kept.push_subsection(name, stripped(subsection, &known.schema));
-        }
-    }
-    kept
-}
-
 /// A value that is, or is made of, structs of the description.
 fn stripped_value(value: Value, schema: &Schema) -> Value {
     match value {
-        Value::Struct(value) => Value::Struct(stripped(value, schema)),
+        Value::Struct(value) => Value::Struct(value.without_others(schema)),
         Value::Array(elements) => Value::Array(
             elements
                 .into_iter()
@@ -233,7 +236,7 @@ mod tests {
             let rest = without(&schema, &lacks);
             let lacking = lacking_in(&schema, &value, &lacks);
             prop_assert_eq!(encode(&rest, &value).is_ok(), lacking.is_none());
-            prop_assert!(encode(&rest, &stripped(value, &rest)).is_ok());
+            prop_assert!(encode(&rest, &value.without_others(&rest)).is_ok());
         }
     }
 }

@@ -211,11 +211,11 @@ fn judge(name: &str, writer: &Described, reader: &Described, fields: &mut Vec<Fi
         let answer = match (field.verdict, &writer.value) {
             // What only the machine that loads it can tell stays open.
             (Verdict::LoadsOnlyIf(condition), Some(value)) if condition != Condition::AsConfigured => {
-                match if decided {
-                    Ok(())
-                } else {
-                    alone(&field.path, value, writer, reader)
-                } {
+                let loads = match decided {
+                    true => Ok(()),
+                    false => alone(&field.path, value, writer, reader),
+                };
+                match loads {
                     Ok(()) => Answer::Loads,
                     Err(Some(refused)) if refused.path.described() == field.path => {
                         refusals.push(refused);
