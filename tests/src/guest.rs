@@ -89,11 +89,13 @@ pub trait EmbeddedGuest {
     ///
     /// # Panics
     ///
-    /// If the guest boots before.
+    /// If the guest boots before, or gives up.
     #[track_caller]
     fn wait_beat(&mut self) -> Beat {
-        let line = self.wait_line("a heartbeat", |line| Beat::parse(line).is_some() || boots(line));
-        Beat::parse(&line).unwrap_or_else(|| panic!("the guest has started anew: {line}\n{}", self.about()))
+        let line = self.wait_line("a heartbeat", |line| {
+            Beat::parse(line).is_some() || line.starts_with("panic") || boots(line)
+        });
+        Beat::parse(&line).unwrap_or_else(|| panic!("the guest has started anew, or ended: {line}\n{}", self.about()))
     }
 
     /// The last heartbeat so far, whether it was waited for or not.

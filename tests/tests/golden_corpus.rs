@@ -19,6 +19,7 @@ use tern_tests::compat::lock::SchemaFile;
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::{Release, Releases};
 use tern_tests::guest::EmbeddedGuest;
+use tern_tests::kvm::not_run;
 use tern_tests::machine::Site;
 use tern_tests::needs_kvm;
 use tern_tests::process::Scratch;
@@ -153,6 +154,21 @@ fn every_golden_snapshot_loads_and_saves_again_as_it_was() {
     }
 }
 
+/// Guests that were released with a mistake: what they say, word for word, where KVM is another than that on which they were
+/// saved. They are what they are for ever. That their state arrives is seen by the other tests, and by KVM, which is read back.
+const TIED_TO_A_KVM: [(&str, &str, &str); 2] = [
+    (
+        "0.1.0-rc.1",
+        "panic vec=13 rip=0x1042d4 err=0x0 ",
+        "its guest lost IOPL on the KVM on which it was saved, and this one has no I/O bitmap for it",
+    ),
+    (
+        "0.1.0-rc.1",
+        "check FAILED register cpu 0 ds expected 0x0 found 0x23",
+        "its guest expects the selector that KVM showed ring 3 where it was saved; here it has the one that was saved",
+    ),
+];
+
 #[test]
 fn golden_guests_run_on_and_find_their_memory_as_they_left_it() {
     needs_kvm!();
@@ -174,12 +190,19 @@ fn golden_guests_run_on_and_find_their_memory_as_they_left_it() {
             }
         }));
         if let Err(why) = goes_on {
+            let why = message(&*why);
+            let known = TIED_TO_A_KVM.iter().find(|(release, says, _)| {
+                golden.path.components().any(|part| part.as_os_str() == *release) && why.contains(says)
+            });
+            if let Some((_, _, reason)) = known {
+                not_run(&format!("{} on this KVM", golden.path.display()), reason);
+                continue;
+            }
             panic!(
-                "{}: its guest does not go on as it was: {}\nWhat is loaded here is not what was saved, or means something else: a \
+                "{}: its guest does not go on as it was: {why}\nWhat is loaded here is not what was saved, or means something else: a \
                  field that is renamed keeps its name in the file (`name = \"...\"`), and one whose meaning changes is a new field \
                  (CONTRIBUTING.md)",
-                golden.path.display(),
-                message(&*why)
+                golden.path.display()
             );
         }
     }

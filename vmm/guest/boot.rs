@@ -28,8 +28,9 @@ pub const MAX_CPUS: usize = 64;
 /// Bytes of a ring-3 stack.
 pub const STACK_BYTES: usize = 32 << 10;
 
-/// CR4 as every processor runs with it: PAE, OSFXSR, OSXMMEXCPT.
-pub const CR4: u64 = 0x620;
+/// CR4 as every processor runs with it: PAE, MCE, OSFXSR, OSXMMEXCPT. (MCE as every operating system has it: KVM on AMD runs
+/// guests with the host's, and keeps that from them by an intercept that an emulated processor was seen to miss.)
+pub const CR4: u64 = 0x660;
 /// CR0 as every processor runs with it: PG, NE, ET, MP, PE.
 pub const CR0: u64 = 0x8000_0033;
 

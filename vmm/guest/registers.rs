@@ -3,7 +3,6 @@
 //! What a virtual machine's state holds for system calls, breakpoints or memory types is idle in this program. So it can
 //! be filled with anything, and whoever loses it is found out at the next verification.
 
-use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::apic;
@@ -122,9 +121,6 @@ fn variable_ranges() -> u32 {
 /// Enters all registers into the ledger.
 pub fn look(ledger: &mut Ledger, cpu: &Cpu) {
     ledger.begin();
-    for (name, selector) in ["ds", "es", "fs", "gs"].into_iter().zip(segment_selectors()) {
-        ledger.see(format_args!("{name}"), selector);
-    }
     let system = ring0::read_system();
     for (number, value) in [0, 2, 3, 4].into_iter().zip(system.control) {
         ledger.see(format_args!("cr{number}"), value);
@@ -136,7 +132,7 @@ pub fn look(ledger: &mut Ledger, cpu: &Cpu) {
         ledger.see(format_args!("{name} limit and base"), limit_and_base);
         ledger.see(format_args!("{name} base"), base);
     }
-    for (name, selector) in ["tr", "ldtr"].into_iter().zip(system.selectors) {
+    for (name, selector) in ["tr", "ldtr", "ds", "es", "fs", "gs"].into_iter().zip(system.selectors) {
         ledger.see(format_args!("{name}"), selector);
     }
     for (name, register, _) in MSRS {
@@ -160,16 +156,4 @@ pub fn look(ledger: &mut Ledger, cpu: &Cpu) {
         format_args!("apic command (differing bits)"),
         apic::last_command() ^ sent,
     );
-}
-
-fn segment_selectors() -> [u16; 4] {
-    let (ds, es, fs, gs): (u16, u16, u16, u16);
-    // SAFETY: reads registers.
-    unsafe {
-        asm!(
-            "mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
-            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags),
-        );
-    }
-    [ds, es, fs, gs]
 }

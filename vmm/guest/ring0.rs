@@ -90,6 +90,10 @@ ring0_read_system:                  // R8: to where, in the order of ring0::Syst
     sidt [r8 + 96]
     str word ptr [r8 + 112]
     sldt word ptr [r8 + 120]
+    mov word ptr [r8 + 128], ds
+    mov word ptr [r8 + 136], es
+    mov word ptr [r8 + 144], fs
+    mov word ptr [r8 + 152], gs
     ret
 
 ring0_write_system:                 // R8: from where, in the order of ring0::Idle
@@ -178,7 +182,7 @@ pub fn halt() {
     unsafe { asm!("mov rax, offset ring0_halt", "call ring0_call", out("rax") _) }
 }
 
-/// Control registers, debug registers and tables.
+/// Control registers, debug registers, tables and selectors.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct System {
@@ -188,8 +192,8 @@ pub struct System {
     pub debug: [u64; 6],
     /// Limit and base of the GDT and of the IDT, as SGDT and SIDT store them.
     pub tables: [[u64; 2]; 2],
-    /// Selectors of the TSS and of the LDT.
-    pub selectors: [u64; 2],
+    /// Selectors of the TSS and of the LDT, and DS, ES, FS, GS. (Some KVMs do not show ring 3 the last four.)
+    pub selectors: [u64; 6],
 }
 
 /// Reads them.
