@@ -5,6 +5,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hw::core::testdev_register as register;
 use migration::cancel::CancelToken;
 use migration::listener::Reach;
 use migration::phases::Phase;
@@ -264,6 +265,59 @@ fn every_version_of_the_machine_moves_with_what_its_user_asks_of_its_types() {
         assert_eq!(offered, [events], "{}", target.vm.recipe().machine);
         let serial = target.vm.board().serial().object();
         assert_eq!(serial.property("irq"), Ok(PropertyValue::Uint(3)));
+    }
+}
+
+#[test]
+fn an_armed_timer_moves_live_and_runs_out_at_its_instant_and_once() {
+    const REGISTERS: u64 = 0xd100_0000;
+    let store = |machine: &Machine, register: u64, value: u32| {
+        let written = machine
+            .vm
+            .board()
+            .memory()
+            .write(REGISTERS + register, &value.to_le_bytes());
+        written.expect("the device is there");
+    };
+    let ticks = |machine: &Machine| {
+        let mut ticks = [0; 4];
+        let read = machine
+            .vm
+            .board()
+            .memory()
+            .read(REGISTERS + register::TICKS, &mut ticks);
+        read.expect("the device is there");
+        u32::from_le_bytes(ticks)
+    };
+    let step = |machine: &Machine, by: u64| machine.processor().step_clock(Duration::from_micros(by));
+    // One runs out 2 ms after it has come, and the other after 4 ms.
+    let lefts = [2000, 4000];
+    let sources = lefts.map(|left| {
+        let machine = Site::new("qtest").boot(&VmSpec::new(format!("due-in-{left}"), ""));
+        let timer = vec![("timer".to_owned(), true.into())];
+        machine
+            .vm
+            .add_device("tern-testdev", Some("td"), timer)
+            .expect("it is added");
+        store(&machine, register::PERIOD, 5000);
+        store(&machine, register::TIMER, register::RUN);
+        step(&machine, 5000 - left);
+        machine
+    });
+    let folder = Scratch::new();
+    let arrived = move_both(&sources, &ways(&folder, "qtest"), &Default::default());
+    for (left, (target, _)) in lefts.into_iter().zip(&arrived) {
+        assert_eq!(
+            step(target, 0),
+            Duration::from_micros(5000 - left),
+            "the clock came along"
+        );
+        step(target, left - 1);
+        assert_eq!(ticks(target), 0, "not before its instant");
+        step(target, 1);
+        assert_eq!(ticks(target), 1);
+        step(target, 100_000);
+        assert_eq!(ticks(target), 1, "not twice");
     }
 }
 
