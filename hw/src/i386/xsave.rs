@@ -524,6 +524,60 @@ mod tests {
         assert_eq!(layout().take_apart(&area, u64::MAX), Ok(busy()));
     }
 
+    /// What is released lies in snapshots by the registers' names: the same bytes have to be the same registers for ever. The
+    /// places are those of Intel's manual (volume 1, sections 13.4 and 13.5), written out.
+    #[test]
+    fn an_area_by_the_manual_is_the_registers_by_name() {
+        let byte = |place: usize| u8::try_from((place * 31 + place / 251) % 256).unwrap_or_default();
+        let mut area: Vec<u8> = (0..0xb00 + 8192).map(byte).collect();
+        // What holds no register.
+        for reserved in [5..6, 28..32, 416..512, 520..576, 0x984..0xac0] {
+            area[reserved].fill(0);
+        }
+        for st in 0..8 {
+            area[32 + 16 * st + 10..32 + 16 * st + 16].fill(0);
+        }
+        area[512..520].copy_from_slice(&0x6_02e7_u64.to_le_bytes());
+        let state = layout().take_apart(&area, u64::MAX).expect("described");
+        let is =
+            |register: &[u8], place: usize| assert_eq!(register, &area[place..place + register.len()], "{place:#x}");
+
+        is(&state.mxcsr.to_le_bytes(), 24);
+        let x87 = state.x87.as_ref().expect("in use");
+        is(&x87.control.to_le_bytes(), 0);
+        is(&x87.status.to_le_bytes(), 2);
+        is(&[x87.tag], 4);
+        is(&x87.opcode.to_le_bytes(), 6);
+        is(&x87.instruction_pointer.to_le_bytes(), 8);
+        is(&x87.data_pointer.to_le_bytes(), 16);
+        is(&x87.registers[1], 48);
+        is(&x87.registers[7], 144);
+        let xmm = &state.sse.as_ref().expect("in use").xmm;
+        is(&xmm[0], 0xa0);
+        is(&xmm[15], 0x190);
+        let ymm = &state.avx.as_ref().expect("in use").ymm_high;
+        is(&ymm[1], 0x250);
+        is(&ymm[15], 0x330);
+        let k = &state.opmask.as_ref().expect("in use").k;
+        is(&k[0].to_le_bytes(), 0x340);
+        is(&k[7].to_le_bytes(), 0x378);
+        let zmm_high = &state.zmm_high.as_ref().expect("in use").zmm_high;
+        is(&zmm_high[1], 0x3a0);
+        is(&zmm_high[15], 0x560);
+        let zmm = &state.high_zmm.as_ref().expect("in use").zmm;
+        is(&zmm[0], 0x580);
+        is(&zmm[15], 0x940);
+        is(&state.pkru.as_ref().expect("in use").pkru.to_le_bytes(), 0x980);
+        is(&state.tile_config.as_ref().expect("in use").config, 0xac0);
+        let tiles = &state.tile_data.as_ref().expect("in use").tiles;
+        is(&tiles[0], 0xb00);
+        is(&tiles[7], 0x2700);
+
+        let mut again = vec![0; area.len()];
+        layout().put_together(&state, &mut again).expect("fits");
+        assert_eq!(again.iter().zip(&area).position(|(is, was)| is != was), None);
+    }
+
     #[test]
     fn components_at_rest_have_no_contents() {
         let mut area = vec![0; 4096];
