@@ -129,7 +129,7 @@ golden() {
 }
 
 # tests_of PROGRAM: those that are about KVM
-tests_of() { timeout $((3 * patience)) "$1" accel::kvm reads_back; }
+tests_of() { timeout $((3 * patience)) "$1" accel::kvm reads_back golden_guests; }
 
 checks=(
 	'demo'
@@ -151,8 +151,8 @@ if [ $# -gt 0 ]; then
 	mapfile -t programs <<<"$(realpath "$@")"
 else
 	cargo build --release -p vmm --bin vm
-	tests=$(cargo test -p vmm -p tern-tests --lib --test state_round_trip --no-run --message-format json)
-	tests=$(sed -n 's/.*"executable":"\([^"]*\/\(vmm\|state_round_trip\)-[^"]*\)".*/\1/p' <<<"$tests")
+	tests=$(cargo test -p vmm -p tern-tests --lib --test state_round_trip --test golden_corpus --no-run --message-format json)
+	tests=$(sed -n 's/.*"executable":"\([^"]*\/\(vmm\|state_round_trip\|golden_corpus\)-[^"]*\)".*/\1/p' <<<"$tests")
 	mapfile -t programs <<<"$PWD/target/release/vm"$'\n'"$tests"
 fi
 vm=${programs[0]}
