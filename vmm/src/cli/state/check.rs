@@ -41,14 +41,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, messages: Messages) -> Result<u8, CliError> {
     let old = Descriptions::of_file(&args.old)?;
-    let new = match &args.new {
-        Some(path) => Descriptions::of_file(path)?,
-        None => Descriptions::of_this_program()?,
+    let (new, cannot_be_built) = match &args.new {
+        Some(path) => (Descriptions::of_file(path)?, None),
+        None => old.counterpart()?,
     };
     let mut directions = [Direction::new(&old, &new), Direction::new(&new, &old)];
-    if args.new.is_none()
-        && let Some(because) = old.cannot_be_built()?
-    {
+    if let Some(because) = cannot_be_built {
         directions[0].fields.push(whole("the machine".to_owned(), &because));
     }
     let counted = if args.forward {
@@ -106,8 +104,8 @@ impl From<Verdict> for Answer {
 
 impl<'a> Direction<'a> {
     fn new(writer: &'a Descriptions, reader: &'a Descriptions) -> Self {
-        // Sections of two machines are paired by object; where one side is no machine, or only a sample of one beside a snapshot, by what
-        // describes them.
+        // Sections of two machines are paired by object. Where one side is no machine, or the other a snapshot, whose objects may have been
+        // elsewhere or only be like those, by what describes them.
         let is_snapshot = |side: &Descriptions| side.sections.iter().any(|section| section.value.is_some());
         let by_object =
             writer.machine.is_some() && reader.machine.is_some() && is_snapshot(writer) == is_snapshot(reader);
@@ -121,7 +119,11 @@ impl<'a> Direction<'a> {
             } else {
                 plain(&section.description)
             };
-            match reader.sections.iter().find(|known| is_same(known, section)) {
+            let known = || reader.sections.iter().filter(|known| is_same(known, section));
+            match known()
+                .find(|known| known.path == section.path)
+                .or_else(|| known().next())
+            {
                 Some(known) if section.value.is_some() || seen.insert(name.clone()) => {
                     judge(&name, section, known, &mut fields);
                 }

@@ -57,6 +57,17 @@ impl Described {
     }
 }
 
+/// Those of a VM's objects, in the order in which their state is saved.
+fn described(vm: &Vm) -> Vec<Described> {
+    let sections = vm.schemas().into_iter().map(|section| Described {
+        path: Some(section.path),
+        description: section.description,
+        schema: Arc::new(section.schema),
+        value: None,
+    });
+    sections.collect()
+}
+
 impl Descriptions {
     /// All that this program has, sorted by name.
     pub(super) fn of_this_program() -> Result<Self, CliError> {
@@ -92,17 +103,11 @@ impl Descriptions {
             ..VmSpec::new("schema", "")
         };
         let vm = Vm::create(&host, &spec, Arc::default()).map_err(failed)?;
-        let sections = vm.schemas().into_iter().map(|section| Described {
-            path: Some(section.path),
-            description: section.description,
-            schema: Arc::new(section.schema),
-            value: None,
-        });
         Ok(Self {
             what: format!("{} of this program", machine.name),
             tern: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Some(machine.name.to_owned()),
-            sections: sections.collect(),
+            sections: described(&vm),
             offer: None,
         })
     }
@@ -173,12 +178,27 @@ impl Descriptions {
         })
     }
 
-    /// Why this program cannot build the machine of a snapshot, wherever that may run, if it cannot.
-    pub(super) fn cannot_be_built(&self) -> Result<Option<String>, CliError> {
-        let Some(offer) = &self.offer else { return Ok(None) };
+    /// What this program has beside them: of the VM of a snapshot the descriptions of that VM, as it would be here; and else all. With
+    /// them goes why that VM cannot be built here, wherever it may run, if it cannot.
+    pub(super) fn counterpart(&self) -> Result<(Self, Option<String>), CliError> {
+        let all = Self::of_this_program()?;
+        let Some(offer) = &self.offer else {
+            return Ok((all, None));
+        };
         let types = TypeTable::gathered().map_err(failed)?;
-        let built = Factory::without_processors(types).build(offer, RamSource::Fresh);
-        Ok(built.err().map(|error| plain(&error.to_string())))
+        Ok(
+            match Factory::without_processors(types).build(offer, RamSource::Fresh) {
+                Ok(arrival) => (
+                    Self {
+                        machine: self.machine.clone(),
+                        sections: described(arrival.vm()),
+                        ..all
+                    },
+                    None,
+                ),
+                Err(error) => (all, Some(plain(&error.to_string()))),
+            },
+        )
     }
 
     /// As a file holds them.
