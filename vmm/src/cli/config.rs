@@ -299,6 +299,8 @@ mod tests {
         assert_eq!(one.global.len(), 1);
         let args = run_with("kernel = \"k\"\nappend = \"quiet\"\n", &[]).expect("another name of an option's");
         assert_eq!(args.cmdline, "quiet");
+        let args = run_with("", &["--kernel", "k", "--append", "quiet"]).expect("as QEMU's users type it");
+        assert_eq!(args.cmdline, "quiet");
         let wrong = run_with("name = [\"a\", \"b\"]", &[]).expect_err("there is one name");
         assert!(wrong.contains("vm.toml:1: name: it is a text or a number"), "{wrong}");
     }
