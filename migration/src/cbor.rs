@@ -13,11 +13,11 @@ use minicbor::{Decoder, Encoder};
 use crate::ident::{ContentHash, Id};
 
 /// How deeply maps and lists may be nested.
-const MAX_DEPTH: u32 = 16;
+pub(crate) const MAX_DEPTH: u32 = 16;
 /// The longest text or byte string.
-const MAX_TEXT: usize = 64 << 10;
+pub(crate) const MAX_TEXT: usize = 64 << 10;
 /// The longest list: what is long (checksums, schemas) is a byte string.
-const MAX_LIST: usize = 64 << 10;
+pub(crate) const MAX_LIST: usize = 64 << 10;
 
 /// Metadata that cannot be read. The place is the path of keys and the offset in the record's payload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -21,6 +21,7 @@ pub mod pacing;
 pub mod phases;
 pub mod precopy;
 pub mod progress;
+pub mod promises;
 pub mod ram;
 pub mod record;
 pub mod schemas;

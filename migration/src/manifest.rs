@@ -149,7 +149,7 @@ pub struct InventoryObject {
 cbor_map!(InventoryObject, "object" { 0 => path, 2 => type_name, 4 => properties });
 
 /// RAM blocks of a machine; far above what any machine has.
-const MAX_BLOCKS: usize = 256;
+pub(crate) const MAX_BLOCKS: usize = 256;
 /// RAM blocks are made of pages.
 const PAGE: u64 = 4096;
 

@@ -21,7 +21,7 @@ pub const HEADER_LEN: usize = 16;
 pub(crate) const IGNORABLE: u16 = 1;
 
 /// What a reader still skips of a kind that it does not know.
-const MAX_UNKNOWN: u32 = 4 << 20;
+pub(crate) const MAX_UNKNOWN: u32 = 4 << 20;
 
 /// Which kind of record, and with it what the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tern_tests::compat::accepted::{self, Accepted, BASES, Base};
 use tern_tests::compat::corpus;
+use tern_tests::compat::format;
 use tern_tests::compat::machine;
 use tern_tests::compat::releases::Releases;
 use tern_tests::compat::rig::SavedSection;
+use tern_tests::compat::structures;
 use tern_tests::process::Scratch;
 use vmstate::VmState;
 use vmstate::qom::sections::{load_tree, save_tree};
@@ -50,6 +52,47 @@ fn whatever_a_release_accepted_is_accepted_here() {
     );
 }
 
+#[test]
+fn what_a_release_saved_reaches_the_same_places_of_kvms_structures() {
+    let releases = Releases::of_this_repository();
+    let mut others = Vec::new();
+    for release in releases.iter().filter(|release| release.accepted.is_some()) {
+        for machine in &release.machines {
+            let folder = releases.folder_of(release);
+            let found = structures::others_here(&folder, machine).unwrap_or_else(|why| panic!("{why}"));
+            others.extend(found.into_iter().map(|state| format!("{}, {state}", release.version)));
+        }
+    }
+    assert!(
+        others.is_empty(),
+        "a guest that a release saved would go on with other registers:\n  {}\n\
+         A field means what it meant; what means something else is another field",
+        others.join("\n  ")
+    );
+}
+
+#[test]
+fn what_other_versions_rely_on_in_files_and_streams_stays() {
+    let releases = Releases::of_this_repository();
+    for release in releases.iter().filter(|release| release.accepted.is_some()) {
+        let file = releases.folder_of(release).join(format::FILE);
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let released: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let few = |name: &str| released[name].as_array().is_none_or(|list| list.len() < 30);
+        assert!(
+            !few("numbers") && !few("layouts"),
+            "{} hardly has anything",
+            file.display()
+        );
+        assert_eq!(
+            format::breaks(&released, &format::format()),
+            [""; 0],
+            "{}",
+            release.version
+        );
+    }
+}
+
 /// What the next release will write: it is accepted by this program, and has every field of every machine.
 #[test]
 fn the_list_of_the_next_release_has_every_field_of_every_machine_and_cannot_become_shorter() {
@@ -73,6 +116,10 @@ fn the_list_of_the_next_release_has_every_field_of_every_machine_and_cannot_beco
         assert_eq!(untried(machine, &states), [""; 0], "{machine}");
     }
     assert_eq!(accepted::refused_here(folder.path(), &machines, count), Ok(Vec::new()));
+    for machine in &machines {
+        structures::make(folder.path(), machine).expect("they become something");
+        assert_eq!(structures::others_here(folder.path(), machine), Ok(Vec::new()));
+    }
     // One state less, and one that is none.
     let (file, mut states) = (
         folder.file(&accepted::file_name(&machines[0])),

@@ -148,7 +148,8 @@ fn every_golden_snapshot_loads_and_saves_again_as_it_was() {
             golden.path.display(),
             found.join("\n")
         );
-        let stopped = ["reset", "filled", corpus::OPTIONAL].contains(&golden.variant.as_str());
+        let stopped =
+            ["reset", "filled", corpus::OPTIONAL, "cpu-host", "cpu-features"].contains(&golden.variant.as_str());
         let expected = if stopped { RunState::Paused } else { RunState::Running };
         assert_eq!(vm.status().run_state.get(), expected, "{}", golden.path.display());
     }

@@ -26,7 +26,7 @@ use crate::uri::Uri;
 use crate::vm::{DestinationFactory, DestinationVm, Finding, Offer, RamSource};
 
 /// The most bytes of device state that are held in memory until they are loaded.
-const MAX_STATE: usize = 256 << 20;
+pub(crate) const MAX_STATE: usize = 256 << 20;
 
 /// What the user of a destination can choose.
 #[derive(Clone)]

@@ -37,6 +37,7 @@ mod source;
 mod tests;
 
 pub use deadlines::Deadlines;
+pub(crate) use destination::MAX_STATE;
 pub use destination::{Arrived, ReceiveError, ReceiveOptions, Receiver, receive_over};
 pub use failure::Failure;
 pub use source::{SendError, SendOptions, SourceState, send, send_over};

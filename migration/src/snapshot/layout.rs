@@ -8,7 +8,7 @@ use super::error::Part;
 use crate::manifest::RamBlockRecipe;
 
 /// How much RAM has one checksum.
-pub(super) const CHUNK: u64 = 1 << 20;
+pub(crate) const CHUNK: u64 = 1 << 20;
 
 /// Where one RAM block lies.
 #[derive(Clone, Debug, PartialEq, Eq)]

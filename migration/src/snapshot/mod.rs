@@ -38,11 +38,30 @@ mod newer_tests;
 #[cfg(test)]
 mod tests;
 
+use crate::manifest::RamBlockRecipe;
+
+pub(crate) use layout::CHUNK;
+pub(crate) use reader::MAX_STATE;
+
 pub use error::{Part, SnapshotError};
 pub use inspect::{RamInfo, SectionInfo, SnapshotInfo, Verified, inspect, verify};
 pub use reader::Snapshot;
 pub use restore::{RestoreError, RestoreOptions, Restored, Verify, restore};
 pub use writer::{SaveError, SaveOptions, SaveReport, save};
+
+/// Where a file whose first records end at `records_end` has RAM blocks of these sizes, and behind them its index; `None` if it would have no
+/// end. It is the same in every version of Tern, since a reader finds RAM by it.
+#[must_use]
+pub fn places(records_end: u64, sizes: &[u64]) -> Option<(Vec<u64>, u64)> {
+    let block = |size: &u64| RamBlockRecipe {
+        name: String::new(),
+        size: *size,
+        readonly: false,
+    };
+    let layout = layout::Layout::new(records_end, &sizes.iter().map(block).collect::<Vec<_>>())?;
+    let offsets = layout.blocks.iter().map(|block| block.offset);
+    Some((offsets.collect(), layout.index))
+}
 
 /// A length or offset in memory; this is a 64-bit program.
 fn to_u64(bytes: usize) -> u64 {

@@ -24,7 +24,7 @@ use crate::section;
 use crate::vm::{FileBlock, Offer};
 
 /// The most device state that a reader takes, all sections together. Real machines have a hundredth of it.
-const MAX_STATE: u64 = 64 << 20;
+pub(crate) const MAX_STATE: u64 = 64 << 20;
 
 /// An opened snapshot. Its records are whole and consistent; its RAM and padding have not been looked at.
 #[derive(Debug)]

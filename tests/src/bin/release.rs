@@ -7,7 +7,7 @@ use std::{env, fs, io};
 use tern_tests::compat::lock::SchemaFile;
 use tern_tests::compat::random::seed;
 use tern_tests::compat::releases::Releases;
-use tern_tests::compat::{accepted, behaviour, corpus, machine};
+use tern_tests::compat::{accepted, behaviour, corpus, format, machine, structures};
 use vmstate::qom::TypeTable;
 
 fn main() -> ExitCode {
@@ -69,7 +69,9 @@ fn release(version: &str, commit: &str) -> Result<(), String> {
     let mut states = 0;
     for machine in &machines {
         states += accepted::make(partial.path(), machine)?;
+        structures::make(partial.path(), machine)?;
     }
+    format::make(partial.path())?;
     let types = TypeTable::gathered().map_err(|error| error.to_string())?;
     behaviour::Transcript::make(&types, seed())?.write(partial.path())?;
     fs::rename(partial.keep(), &folder).map_err(failed)?;

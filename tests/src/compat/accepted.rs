@@ -233,7 +233,11 @@ impl Base<'_> {
 
 impl Accepted {
     /// The state, of which `section` is what is not said here.
-    fn value_in(&self, section: &SavedSection) -> Result<StructValue, String> {
+    ///
+    /// # Errors
+    ///
+    /// It cannot be that: the file is damaged.
+    pub fn value_in(&self, section: &SavedSection) -> Result<StructValue, String> {
         let wrong = || {
             let Self {
                 base,

@@ -55,7 +55,7 @@ pub struct Variant {
 pub const OPTIONAL: &str = "optional";
 
 /// All kinds.
-pub const VARIANTS: [Variant; 7] = [
+pub const VARIANTS: [Variant; 9] = [
     // A machine as it is when it is switched on, stopped.
     Variant {
         name: "reset",
@@ -83,6 +83,17 @@ pub const VARIANTS: [Variant; 7] = [
             machine::add_options(&machine.vm);
             saved(filled(machine), file)
         },
+    },
+    // Processors of other names than a model's: that of a host, and a model with features switched on and off.
+    Variant {
+        name: "cpu-host",
+        has_guest: false,
+        make: |machine, file| saved(with_processor(machine, "host"), file),
+    },
+    Variant {
+        name: "cpu-features",
+        has_guest: false,
+        make: |machine, file| saved(with_processor(machine, "x86-64-v2-1,+aes,-popcnt"), file),
     },
     // A snapshot that descends from another one, of a machine that has gone on since.
     Variant {
@@ -197,6 +208,17 @@ fn pack(file: &Path, packed: &Path) -> io::Result<()> {
 /// Saves a machine as it stands or runs.
 fn saved(machine: Machine, file: &Path) -> Machine {
     save(&*machine.vm, file, &SaveOptions::default(), &()).expect("it can be saved");
+    machine
+}
+
+/// A machine with this processor, stopped.
+fn with_processor(machine: &str, cpu: &str) -> Machine {
+    let kernel = machine::least_kernel();
+    let mut spec = VmSpec::new(machine, "");
+    (spec.machine, spec.memory, spec.cpu) = (machine.to_owned(), MEMORY, Some(cpu.to_owned()));
+    spec.boot.kernel = &kernel;
+    let machine = Site::new("qtest").boot(&spec);
+    machine.vm.stop().expect("it stops");
     machine
 }
 

@@ -10,6 +10,8 @@
 //! | [`lock`] | the schemas of a release, held against those of this program |
 //! | [`corpus`] | the snapshots of a release: makes them, and brings them back |
 //! | [`accepted`] | the states that a release accepted, made by [`deviations`]: whether this program accepts them |
+//! | [`structures`] | what KVM is given for those states |
+//! | [`format`] | where the parts of a file lie, how much a reader takes |
 //! | [`versions`] | the programs of a release, and of a future one that is made of patches |
 //! | [`sample`] | extreme values of a schema, for tests that ask what loads |
 //!
@@ -24,6 +26,7 @@ pub mod conformance;
 pub mod corpus;
 pub mod deviations;
 pub mod forgotten;
+pub mod format;
 pub mod lock;
 pub mod machine;
 pub mod program;
@@ -33,5 +36,6 @@ pub mod rig;
 pub mod sample;
 pub mod shape;
 pub mod split_run;
+pub mod structures;
 pub mod values;
 pub mod versions;

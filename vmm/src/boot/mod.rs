@@ -109,6 +109,11 @@ pub enum BootError {
     /// The payload in a stream or snapshot is not complete.
     #[error("the boot payload has no {0}")]
     Missing(&'static str),
+    /// The payload in a stream or snapshot has a part that a newer Tern may know, or one twice.
+    #[error(
+        "the boot payload has a part '{0}', which this program does not know or has already; a newer Tern may know it"
+    )]
+    UnknownPart(String),
     /// A payload's bytes are not those that were hashed when the VM was made.
     #[error("the boot payload's {0} is damaged: its hash is not the one in the manifest")]
     Damaged(String),

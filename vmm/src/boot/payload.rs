@@ -88,20 +88,27 @@ impl BootPayload {
     ///
     /// # Errors
     ///
-    /// A part is missing.
+    /// A part is missing or longer than its block, or there is one that this program does not know.
     pub fn from_recipe(recipes: &[PayloadRecipe], blocks: &[Arc<RamBlock>]) -> Result<Self, BootError> {
-        let part = |role: &'static str| {
-            let recipe = recipes.iter().find(|recipe| recipe.role == role)?;
-            let block = blocks.iter().find(|block| block.name() == recipe.block)?;
-            (recipe.length <= block.size()).then(|| Part {
-                block: Arc::clone(block),
+        let mut parts = [KERNEL.0, INITRD.0, COMMAND_LINE.0].map(|role| (role, None));
+        for recipe in recipes {
+            // What is passed over would be lost, and missed at the next boot.
+            let part = parts
+                .iter_mut()
+                .find(|(role, part)| *role == recipe.role && part.is_none());
+            let (role, part) = part.ok_or_else(|| BootError::UnknownPart(recipe.role.clone()))?;
+            let block = blocks.iter().find(|block| block.name() == recipe.block);
+            let block = block.filter(|block| recipe.length <= block.size());
+            *part = Some(Part {
+                block: Arc::clone(block.ok_or(BootError::Missing(role))?),
                 recipe: recipe.clone(),
-            })
-        };
+            });
+        }
+        let [(_, kernel), (_, initrd), (_, cmdline)] = parts;
         Ok(Self {
-            kernel: part(KERNEL.0).ok_or(BootError::Missing(KERNEL.0))?,
-            initrd: part(INITRD.0),
-            cmdline: part(COMMAND_LINE.0).ok_or(BootError::Missing(COMMAND_LINE.0))?,
+            kernel: kernel.ok_or(BootError::Missing(KERNEL.0))?,
+            initrd,
+            cmdline: cmdline.ok_or(BootError::Missing(COMMAND_LINE.0))?,
         })
     }
 
@@ -180,6 +187,22 @@ mod tests {
         blocks[1] = RamBlock::with_contents("boot.initrd", b"inXtrd", Backing::PrivateAnonymous).expect("memory");
         let damaged = BootPayload::from_recipe(&payload.recipe(), &blocks).expect("complete");
         assert!(damaged.verify().expect_err("damaged").to_string().contains("initrd"));
+    }
+
+    #[test]
+    fn a_part_that_is_not_known_or_not_whole_is_refused_and_never_passed_over() {
+        let payload = payload();
+        let refused = |change: fn(&mut Vec<PayloadRecipe>, &mut Vec<Arc<RamBlock>>)| {
+            let (mut recipe, mut blocks) = (payload.recipe(), payload.blocks());
+            change(&mut recipe, &mut blocks);
+            let error = BootPayload::from_recipe(&recipe, &blocks).expect_err("something would be lost");
+            error.to_string()
+        };
+        assert!(refused(|recipe, _| recipe[1].role = "ramdisk".to_owned()).contains("a part 'ramdisk'"));
+        assert!(refused(|recipe, _| recipe[1].role = "kernel".to_owned()).contains("has already"));
+        assert!(refused(|_, blocks| drop(blocks.remove(1))).contains("has no initrd"));
+        assert!(refused(|recipe, _| recipe[1].length = 1 << 20).contains("has no initrd"));
+        assert!(refused(|recipe, _| drop(recipe.remove(0))).contains("has no kernel"));
     }
 
     #[test]

@@ -139,7 +139,7 @@ fn state_of(page: &kvm_lapic_state, x2apic: bool) -> ApicState {
     }
 }
 
-fn fill(page: &mut kvm_lapic_state, state: &ApicState, x2apic: bool) {
+pub(super) fn fill(page: &mut kvm_lapic_state, state: &ApicState, x2apic: bool) {
     // Taken apart so that a new register does not compile until it has a place here.
     let ApicState {
         id,

@@ -93,7 +93,7 @@ fn general_of(regs: &kvm_regs) -> GeneralRegisters {
     }
 }
 
-fn general_to(general: &GeneralRegisters) -> kvm_regs {
+pub(super) fn general_to(general: &GeneralRegisters) -> kvm_regs {
     let GeneralRegisters {
         rax,
         rbx,
@@ -226,7 +226,7 @@ fn system_of(sregs: &kvm_sregs2) -> SystemRegisters {
     }
 }
 
-fn system_to(system: &SystemRegisters) -> kvm_sregs2 {
+pub(super) fn system_to(system: &SystemRegisters) -> kvm_sregs2 {
     let SystemRegisters {
         cs,
         ds,
@@ -367,19 +367,22 @@ pub(super) fn read_debug(cx: &SyncContext<'_>, state: &mut HeldState) -> Outcome
 
 pub(super) fn write_debug(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
     cx.each(state).try_for_each(|(cpu, held)| {
-        let DebugRegisters { dr, dr6, dr7 } = held.cpu.debug;
-        let debug = kvm_debugregs {
-            db: dr,
-            dr6,
-            dr7,
-            ..Default::default()
-        };
         cpu.vcpu
             .handle()
             .fd()
-            .set_debug_regs(&debug)
+            .set_debug_regs(&debug_to(&held.cpu.debug))
             .map_err(|error| refused(cpu, "the debug registers", error))
     })
+}
+
+pub(super) fn debug_to(debug: &DebugRegisters) -> kvm_debugregs {
+    let DebugRegisters { dr, dr6, dr7 } = *debug;
+    kvm_debugregs {
+        db: dr,
+        dr6,
+        dr7,
+        ..Default::default()
+    }
 }
 
 pub(super) fn read_xcr0(cx: &SyncContext<'_>, state: &mut HeldState) -> Outcome {

@@ -69,7 +69,7 @@ fn events_of(events: &kvm_vcpu_events) -> CpuEvents {
     }
 }
 
-fn events_to(events: &CpuEvents) -> kvm_vcpu_events {
+pub(super) fn events_to(events: &CpuEvents) -> kvm_vcpu_events {
     let CpuEvents {
         exception,
         interrupt,
@@ -154,17 +154,21 @@ pub(super) fn read_mp_state(cx: &SyncContext<'_>, state: &mut HeldState) -> Outc
 
 pub(super) fn write_mp_state(cx: &SyncContext<'_>, state: &HeldState) -> Outcome {
     cx.each(state).try_for_each(|(cpu, held)| {
-        let number = MP_STATES
-            .iter()
-            .find(|(_, state)| *state == held.cpu.mp_state)
-            .map_or(0, |(kvm, _)| *kvm);
-        let mp_state = kvm_mp_state { mp_state: number };
+        let mp_state = kvm_mp_state {
+            mp_state: mp_state_to(held.cpu.mp_state),
+        };
         cpu.vcpu
             .handle()
             .fd()
             .set_mp_state(mp_state)
             .map_err(|error| refused(cpu, "the MP state", error))
     })
+}
+
+/// KVM's number of it.
+pub(super) fn mp_state_to(mp_state: MpState) -> u32 {
+    let found = MP_STATES.iter().find(|(_, state)| *state == mp_state);
+    found.map_or(0, |(kvm, _)| *kvm)
 }
 
 #[cfg(test)]

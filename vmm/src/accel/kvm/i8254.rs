@@ -38,7 +38,7 @@ fn state_of(pit: &kvm_pit_state2) -> I8254State {
     }
 }
 
-fn state_to(state: &I8254State) -> kvm_pit_state2 {
+pub(super) fn state_to(state: &I8254State) -> kvm_pit_state2 {
     let I8254State {
         channels,
         speaker,

@@ -24,12 +24,15 @@ pub(super) fn read(cx: &SyncContext<'_>, state: &mut HeldState) -> Result<(), Ac
 }
 
 pub(super) fn write(cx: &SyncContext<'_>, state: &HeldState) -> Result<(), AccelError> {
-    let I8259State { primary, secondary } = &state.pic;
-    let pics = [
+    ioctl::set_pics(cx.vm.fd(), state_to(&state.pic)).map_err(|error| refused("the 8259s' registers", error))
+}
+
+pub(super) fn state_to(state: &I8259State) -> [kvm_pic_state; 2] {
+    let I8259State { primary, secondary } = state;
+    [
         chip_to(primary, PRIMARY_TRIGGER_MASK),
         chip_to(secondary, SECONDARY_TRIGGER_MASK),
-    ];
-    ioctl::set_pics(cx.vm.fd(), pics).map_err(|error| refused("the 8259s' registers", error))
+    ]
 }
 
 fn chip_of(pic: &kvm_pic_state) -> I8259Chip {

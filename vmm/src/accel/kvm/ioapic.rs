@@ -1,6 +1,6 @@
 //! The I/O APIC: KVM's structure and the described one.
 
-use hw::intc::ioapic::{BASE_ADDRESS, IoapicState};
+use hw::intc::ioapic::{BASE_ADDRESS, IoapicState, PINS};
 use kvm_bindings::kvm_ioapic_state;
 use vmstate::qom::Object;
 
@@ -26,12 +26,18 @@ pub(super) fn read(cx: &SyncContext<'_>, state: &mut HeldState) -> Result<(), Ac
 }
 
 pub(super) fn write(cx: &SyncContext<'_>, state: &HeldState) -> Result<(), AccelError> {
+    let (ioapic, redirection) = state_to(&state.ioapic);
+    ioctl::set_ioapic(cx.vm.fd(), ioapic, redirection).map_err(|error| refused("the I/O APIC's registers", error))
+}
+
+/// KVM's structure, and the redirection table that goes into it.
+pub(super) fn state_to(state: &IoapicState) -> (kvm_ioapic_state, &[u64; PINS]) {
     let IoapicState {
         id,
         register_select,
         requested,
         redirection,
-    } = &state.ioapic;
+    } = state;
     let ioapic = kvm_ioapic_state {
         base_address: BASE_ADDRESS,
         ioregsel: *register_select,
@@ -39,5 +45,5 @@ pub(super) fn write(cx: &SyncContext<'_>, state: &HeldState) -> Result<(), Accel
         irr: *requested,
         ..Default::default()
     };
-    ioctl::set_ioapic(cx.vm.fd(), ioapic, redirection).map_err(|error| refused("the I/O APIC's registers", error))
+    (ioapic, redirection)
 }

@@ -38,6 +38,7 @@ mod lines;
 mod listener;
 mod msr;
 mod state;
+mod structures;
 mod system;
 #[cfg(test)]
 mod testing;
@@ -49,6 +50,7 @@ mod vm;
 pub use compare::{TOLERATED, Tolerated};
 pub use exit::{CrashCause, CrashReport};
 pub use state::{ORDER, SyncRow};
+pub use structures::{Structure, StructuresError, structures};
 pub use vm::KvmVm;
 
 /// The subclasses under KVM.
