@@ -46,8 +46,77 @@ pub fn least_kernel() -> Vec<u8> {
     elf::kernel(&CODE)
 }
 
+/// Something that a user adds to a machine.
+#[derive(Clone, Debug)]
+pub struct Addition {
+    /// By which command.
+    pub by: AddedBy,
+    /// Its type.
+    pub type_name: &'static str,
+    /// What it is called.
+    pub id: String,
+    /// Which of its properties are set, and to what.
+    pub properties: Vec<(&'static str, &'static str)>,
+}
+
+impl Addition {
+    /// Where it is on the machine.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let parent = match self.by {
+            AddedBy::DeviceAdd => "/machine/peripheral",
+            AddedBy::ObjectAdd => "/objects",
+        };
+        format!("{parent}/{}", self.id)
+    }
+
+    /// The command of QEMU's monitor by which a user adds it.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let command = match self.by {
+            AddedBy::DeviceAdd => "device_add",
+            AddedBy::ObjectAdd => "object_add",
+        };
+        let properties = self.properties.iter().map(|(name, value)| format!(",{name}={value}"));
+        let properties: String = properties.collect();
+        format!("{command} {},id={}{properties}", self.type_name, self.id)
+    }
+
+    fn add_to(&self, vm: &Vm) {
+        let (name, id) = (self.type_name, &self.id);
+        let value = |&(name, value): &(&str, &str)| (name.to_owned(), PropertyValue::from(value));
+        let properties: Properties = self.properties.iter().map(value).collect();
+        let added = match self.by {
+            AddedBy::DeviceAdd => vm.add_device(name, Some(id), properties),
+            AddedBy::ObjectAdd => vm.add_object(name, id, properties),
+        };
+        added.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+/// A type of device, and the properties that say where one is.
+type Place = (&'static str, &'static [(&'static str, &'static str)]);
+
 /// What has to be set of a device that has its default place on the machine already.
 const ELSEWHERE: &[Place] = &[("serial16550", &[("iobase", "0x2f8"), ("irq", "7")])];
+
+/// What is set of a device of this type for it to have its place among `places`.
+fn place(places: &[Place], type_name: &str) -> Vec<(&'static str, &'static str)> {
+    let place = places.iter().find(|(device, _)| *device == type_name);
+    place.map_or_else(Vec::new, |(_, properties)| properties.to_vec())
+}
+
+/// One of everything that a user can add to a machine.
+#[must_use]
+pub fn everything() -> Vec<Addition> {
+    let addition = |(type_name, by)| Addition {
+        by,
+        type_name,
+        id: format!("a-{type_name}"),
+        properties: place(ELSEWHERE, type_name),
+    };
+    addable_types(&types()).map(addition).collect()
+}
 
 /// Has `vm` get one of everything that a user can add to it.
 ///
@@ -55,41 +124,30 @@ const ELSEWHERE: &[Place] = &[("serial16550", &[("iobase", "0x2f8"), ("irq", "7"
 ///
 /// If something cannot be added.
 pub fn add_everything(vm: &Vm) {
-    let types = types();
-    for (name, by) in addable_types(&types) {
-        let id = format!("a-{name}");
-        let added = match by {
-            AddedBy::DeviceAdd => {
-                let place = ELSEWHERE.iter().find(|(device, _)| *device == name);
-                vm.add_device(name, Some(&id), set(place, None))
-            }
-            AddedBy::ObjectAdd => vm.add_object(name, &id, Vec::new()),
-        };
-        added.unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
+    everything().iter().for_each(|addition| addition.add_to(vm));
 }
 
 /// What users can switch on of a device that it has on no machine by itself: type, property, value. With it come the optional parts
 /// of states, which a release has to keep like all others.
 pub const OPTIONS: &[(&str, &str, &str)] = &[("tern-testdev", "timer", "on")];
 
-/// What is set of a device that has this place, and perhaps an option.
-fn set(place: Option<&Place>, option: Option<(&str, &str)>) -> Properties {
-    let properties = place.into_iter().flat_map(|(_, properties)| properties.iter().copied());
-    let properties = properties.chain(option);
-    properties
-        .map(|(name, value)| (name.to_owned(), PropertyValue::from(value)))
-        .collect()
-}
-
-/// A type of device, and the properties that say where one is.
-type Place = (&'static str, &'static [(&'static str, &'static str)]);
-
-/// Where a device is that has a place of its own on the machine already, and another one by [`add_everything`].
+/// Where a device is that has a place of its own on the machine already, and another one by [`everything`].
 const FURTHER: &[Place] = &[(
     "tern-testdev",
     &[("mmio-base", "0xd1010000"), ("iobase", "0xe8"), ("irq", "6")],
 )];
+
+/// One device more than [`everything`] for each of the [`OPTIONS`].
+#[must_use]
+pub fn options() -> Vec<Addition> {
+    let addition = |&(type_name, option, value): &(&'static str, &'static str, &'static str)| Addition {
+        by: AddedBy::DeviceAdd,
+        type_name,
+        id: format!("{type_name}-with-{option}"),
+        properties: [place(FURTHER, type_name), vec![(option, value)]].concat(),
+    };
+    OPTIONS.iter().map(addition).collect()
+}
 
 /// Has `vm` get one device more for each of the [`OPTIONS`].
 ///
@@ -97,12 +155,7 @@ const FURTHER: &[Place] = &[(
 ///
 /// If one cannot be added.
 pub fn add_options(vm: &Vm) {
-    for (name, option, value) in OPTIONS {
-        let place = FURTHER.iter().find(|(device, _)| device == name);
-        let id = format!("{name}-with-{option}");
-        vm.add_device(name, Some(&id), set(place, Some((option, value))))
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
+    options().iter().for_each(|addition| addition.add_to(vm));
 }
 
 /// A machine without processors that run, with `cpus` of them and one of everything that can be added, stopped.
