@@ -4,19 +4,21 @@
 //! A machine version is a promise to guests: it never changes once it is released. What is new comes with a new version, and
 //! the older ones switch it off in their `compat`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use hw::i386::cpu_model::CPU_MODELS;
-use migration::snapshot::inspect;
+use migration::snapshot::{RestoreOptions, SaveOptions, inspect, save};
 use migration::vm::{DestinationFactory, Offer};
 use serde_json::{Value, json};
 use tern_tests::compat::corpus::{self, Golden};
-use tern_tests::compat::machine::{CPU_MODELS_FILE, cpu_models, shape, shape_file};
+use tern_tests::compat::machine::{CPU_MODELS_FILE, MEMORY, cpu_models, least_kernel, shape, shape_file};
 use tern_tests::compat::releases::Releases;
 use tern_tests::compat::shape::{changes, model_changes};
 use tern_tests::machine::Site;
 use tern_tests::process::Scratch;
+use vmm::vm::VmSpec;
 
 /// Releases that have kept no CPU models but those in the shapes of their machines. There will be no more of them.
 const WITHOUT_MODELS: [&str; 1] = ["0.1.0-rc.1"];
@@ -54,28 +56,69 @@ fn a_released_machine_is_for_guests_what_it_was() {
     }
 }
 
-/// Those that came after the newest machine are in no machine's shape.
-#[test]
-fn a_released_cpu_model_is_for_guests_what_it_was() {
+/// CPU models of releases: release, and what a guest was told by each of them then.
+fn released_models() -> Vec<(String, Value)> {
     let releases = Releases::of_this_repository();
-    let today = cpu_models();
+    let mut released = Vec::new();
     for release in releases.iter() {
         if WITHOUT_MODELS.contains(&release.version.as_str()) {
             continue;
         }
-        let was = read(&releases.folder_of(release).join(CPU_MODELS_FILE));
+        let models = read(&releases.folder_of(release).join(CPU_MODELS_FILE));
         assert!(
-            was["x86-64-v1-1"].is_object(),
+            models["x86-64-v1-1"].is_object(),
             "{} has hardly any model",
             release.version
         );
+        released.push((release.version.clone(), models));
+    }
+    released
+}
+
+/// Those that came after the newest machine are in no machine's shape.
+#[test]
+fn a_released_cpu_model_is_for_guests_what_it_was() {
+    let today = cpu_models();
+    for (release, was) in released_models() {
         let changes = model_changes(&was, &today);
         assert!(
             changes.is_empty(),
-            "a CPU model is not what it was in {}:\n  {}\nIt is released, so it stays: what is better is a new version of the model",
-            release.version,
+            "a CPU model is not what it was in {release}:\n  {}\nIt is released, so it stays: what is better is a new version of the model",
             changes.join("\n  ")
         );
+    }
+}
+
+/// The processors that snapshots of releases have, as those wrote them: models by the names in the releases' files, so that one which
+/// this program's own table loses is missed; with features switched; and the host's own, which is in no file.
+fn released_processors() -> BTreeSet<String> {
+    let switched = ["+movdiri", "-mmx", "+movdiri,-mmx"].map(|switches| format!("x86-64-v1-1,{switches}"));
+    let mut processors = BTreeSet::from(["host", "host,-mmx"].map(str::to_owned));
+    processors.extend(switched);
+    for (_, models) in released_models() {
+        processors.extend(models.as_object().expect("models by name").keys().cloned());
+    }
+    processors
+}
+
+#[test]
+fn a_snapshot_with_any_processor_of_a_release_is_taken_and_keeps_it() {
+    let scratch = Scratch::in_memory();
+    let (file, kernel) = (scratch.file("one.tern"), least_kernel());
+    for processor in released_processors() {
+        let mut spec = VmSpec::new("one", "");
+        (spec.cpu, spec.memory, spec.boot.kernel) = (Some(processor.clone()), MEMORY, &kernel);
+        let machine = Site::new("qtest").boot(&spec);
+        save(&*machine.vm, &file, &SaveOptions::default(), &()).expect("it can be saved");
+        let written = inspect(&file).expect("a snapshot").manifest.recipe;
+        let tied = processor.starts_with("host");
+        assert_eq!(
+            (written.cpu.name.as_str(), written.cpu.tied_to_host),
+            (processor.as_str(), tied)
+        );
+        let restored = Site::new("qtest").restore(&file, &RestoreOptions::default());
+        let restored = restored.unwrap_or_else(|error| panic!("{processor}: {error}"));
+        assert_eq!(restored.vm.vm().recipe(), &written, "{processor}");
     }
 }
 
@@ -251,12 +294,18 @@ fn a_machine_at_each_of_its_limits_is_taken_and_one_beyond_is_not() {
                 let subjects = report.refusals.into_iter().map(|refusal| refusal.subject);
                 subjects.collect::<Vec<_>>()
             };
-            let memory = ["least", "most"].map(|end| limit(&format!("/memory/{end}")));
-            for (cpus, memory) in ["least", "most"]
-                .map(|end| limit(&format!("/cpus/{end}")))
-                .into_iter()
-                .zip(memory)
-            {
+            let [cpus, memory] = ["cpus", "memory"].map(|what| {
+                let of = |end: &str| limit(&format!("/{what}/{end}"));
+                (of("least"), of("most"))
+            });
+            // Beside an end is what is a multiple of no more than it has to be.
+            let multiple = limit("/memory/multiple-of");
+            for (cpus, memory) in [
+                (cpus.0, memory.0),
+                (cpus.0, memory.0 + multiple),
+                (cpus.1, memory.1 - multiple),
+                (cpus.1, memory.1),
+            ] {
                 assert_eq!(
                     refused(cpus, memory),
                     [""; 0],
@@ -264,15 +313,17 @@ fn a_machine_at_each_of_its_limits_is_taken_and_one_beyond_is_not() {
                     golden.machine
                 );
             }
-            let beyond = |pointer: &str| {
-                today["limits"]
-                    .pointer(pointer)
-                    .and_then(Value::as_u64)
-                    .expect("a number")
-                    + 1
+            let now = |pointer: &str| {
+                let limit = today["limits"].pointer(pointer).and_then(Value::as_u64);
+                limit.expect("a number")
             };
-            assert_eq!(refused(beyond("/cpus/most"), memory[0]), ["cpus"]);
-            assert_eq!(refused(1, beyond("/memory/most")), ["memory"]);
+            let multiple = now("/memory/multiple-of");
+            assert_eq!(refused(now("/cpus/most") + 1, memory.0), ["cpus"]);
+            assert_eq!(refused(1, now("/memory/most") + multiple), ["memory"]);
+            assert!(multiple > 1, "else there is nothing that is no multiple");
+            for no_multiple in [now("/memory/least") + 1, now("/memory/most") - 1] {
+                assert_eq!(refused(1, no_multiple), ["memory"], "{no_multiple} bytes");
+            }
         }
     }
 }
