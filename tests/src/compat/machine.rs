@@ -127,6 +127,19 @@ pub fn add_everything(vm: &Vm) {
     everything().iter().for_each(|addition| addition.add_to(vm));
 }
 
+/// The same by ids of the greatest length, and of all that an id can have.
+///
+/// # Panics
+///
+/// If something cannot be added.
+pub fn add_everything_by_long_ids(vm: &Vm) {
+    const LENGTH: usize = 128;
+    for addition in everything() {
+        let id = format!("A.b_{:Z<1$}", addition.type_name, LENGTH - 4);
+        Addition { id, ..addition }.add_to(vm);
+    }
+}
+
 /// What users can switch on of a device that it has on no machine by itself: type, property, value. With it come the optional parts
 /// of states, which a release has to keep like all others.
 pub const OPTIONS: &[(&str, &str, &str)] = &[("tern-testdev", "timer", "on")];
