@@ -189,11 +189,13 @@ pub fn full(machine: &str, cpus: u32) -> Machine {
     machine
 }
 
-/// What a machine with everything on it and one processor saves, as it is today.
+/// What a machine with everything on it, all options with it, and one processor saves, as it is today.
 #[must_use]
 #[track_caller]
 pub fn schemas(machine: &str) -> Vec<SectionSchema> {
-    full(machine, 1).vm.schemas()
+    let machine = full(machine, 1);
+    add_options(&machine.vm);
+    machine.vm.schemas()
 }
 
 /// What a guest sees of the machine today.

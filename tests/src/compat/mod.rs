@@ -11,7 +11,7 @@
 //! | [`corpus`] | the snapshots of a release: makes them, and brings them back |
 //! | [`accepted`] | the states that a release accepted, made by [`deviations`]: whether this program accepts them |
 //! | [`structures`] | what KVM is given for those states |
-//! | [`format`] | where the parts of a file lie, how much a reader takes |
+//! | [`mod@format`] | where the parts of a file lie, how much a reader takes |
 //! | [`versions`] | the programs of a release, and of a future one that is made of patches |
 //! | [`sample`] | extreme values of a schema, for tests that ask what loads |
 //!
