@@ -110,7 +110,7 @@ fn is_x2apic(cpu: &KvmCpu) -> Result<bool, AccelError> {
     Ok(sregs.apic_base & APIC_BASE_X2APIC != 0)
 }
 
-fn state_of(page: &kvm_lapic_state, x2apic: bool) -> ApicState {
+pub(super) fn state_of(page: &kvm_lapic_state, x2apic: bool) -> ApicState {
     let vectors = |at: usize| std::array::from_fn(|word| get(page, at + word * 0x10));
     ApicState {
         id: get(page, ID) >> 24,

@@ -30,7 +30,7 @@ pub(super) fn write(cx: &SyncContext<'_>, state: &HeldState) -> Result<(), Accel
         .map_err(|error| refused("the 8254's registers", error))
 }
 
-fn state_of(pit: &kvm_pit_state2) -> I8254State {
+pub(super) fn state_of(pit: &kvm_pit_state2) -> I8254State {
     I8254State {
         channels: pit.channels.map(channel_of),
         speaker: pit.flags & KVM_PIT_FLAGS_SPEAKER_DATA_ON != 0,

@@ -35,7 +35,7 @@ pub(super) fn state_to(state: &I8259State) -> [kvm_pic_state; 2] {
     ]
 }
 
-fn chip_of(pic: &kvm_pic_state) -> I8259Chip {
+pub(super) fn chip_of(pic: &kvm_pic_state) -> I8259Chip {
     let kvm_pic_state {
         last_irr,
         irr,

@@ -167,3 +167,68 @@ fn bytes_of(sregs: &kvm_sregs2) -> Vec<u8> {
     let parts = segments.chain(tables).chain(numbers.map(IntoBytes::as_bytes));
     parts.flatten().copied().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    /// Where the numbers and flags of a state are.
+    fn leaves(json: &Json, place: &str, found: &mut Vec<String>) {
+        match json {
+            Json::Object(members) => members
+                .iter()
+                .for_each(|(name, member)| leaves(member, &format!("{place}/{name}"), found)),
+            Json::Array(members) => members
+                .iter()
+                .enumerate()
+                .for_each(|(index, member)| leaves(member, &format!("{place}/{index}"), found)),
+            _ => found.push(place.to_owned()),
+        }
+    }
+
+    /// Each field alone is another, so that two that are exchanged on the way back do not stand for each other.
+    #[track_caller]
+    fn comes_back<S: VmState + Default + Debug + PartialEq>(way: impl Fn(&S) -> S, left_out: &[&str]) {
+        let new = S::default().to_value().to_json();
+        let mut places = Vec::new();
+        leaves(&new, "", &mut places);
+        places.retain(|place| !left_out.contains(&place.as_str()));
+        assert!(places.len() > 20, "{places:?}");
+        for place in places {
+            let mut other = new.clone();
+            let leaf = other.pointer_mut(&place).expect("it was found");
+            *leaf = match leaf {
+                Json::Bool(value) => json!(!*value),
+                Json::Number(value) => json!(value.as_u64().expect("unsigned") ^ 1),
+                leaf => panic!("{place}: {leaf}"),
+            };
+            let value = StructValue::from_json(S::schema(), &other).expect(&place);
+            let state = S::from_value(&value).expect(&place);
+            assert_eq!(way(&state), state, "{place}");
+        }
+    }
+
+    #[test]
+    fn each_field_of_the_chips_comes_back_from_kvms_structure() {
+        comes_back(|state: &I8254State| i8254::state_of(&i8254::state_to(state)), &[]);
+        let back = |state: &I8259State| {
+            let [primary, secondary] = i8259::state_to(state);
+            I8259State {
+                primary: i8259::chip_of(&primary),
+                secondary: i8259::chip_of(&secondary),
+            }
+        };
+        comes_back(back, &[]);
+        let back = |state: &ApicState| {
+            let mut page = kvm_lapic_state::default();
+            apic::fill(&mut page, state, false);
+            apic::state_of(&page, false)
+        };
+        // A register of its own.
+        comes_back(back, &["/tsc_deadline"]);
+    }
+}
